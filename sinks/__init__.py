@@ -1,0 +1,1 @@
+"""How results are stored: Parquet, DuckDB, and the commit that shows both at once."""

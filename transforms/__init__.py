@@ -1,0 +1,1 @@
+"""What is computed; nothing here knows where data comes from or goes to."""

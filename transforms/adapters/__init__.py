@@ -1,0 +1,1 @@
+"""One module per source format that is not the contract's own."""
