@@ -1,0 +1,228 @@
+"""Reads table files: Parquet, a row group a block, and Arrow IPC, record batches put together to blocks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources.blocks import BLOCK_ROWS, Block
+from pipelines.sources.files import InputFile, open_stored, open_stream
+from transforms.errors import UserError
+from transforms.raw_rows import RawRows, Rows, Unreadable
+from transforms.schema import EVENT_COLUMNS, PARSED_EVENTS, RAW_LIMIT, WORD
+from transforms.times import is_text
+from transforms.values import is_readable_as_text
+
+PART_ROWS = 1 << 20
+"""A larger row group or record batch is taken in parts of this many rows."""
+
+COLUMN_NAMES = tuple(column.name for column in EVENT_COLUMNS)
+
+WORD_COLUMNS = frozenset(
+    name for name in COLUMN_NAMES if name in ("event_type", "author_type") or
+    (name != "text" and PARSED_EVENTS.field(name).type == WORD)
+)
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Rows of a table, to be given back for the dead letters."""
+
+    table: pa.Table
+
+    def restate(self, rows: Rows) -> list[str]:
+        """JSON text of the rows with these places, without `text` and nulls."""
+        taken = self.table.take(pa.array(rows))
+        for place, field in enumerate(taken.schema):
+            if pa.types.is_temporal(field.type):
+                taken = taken.set_column(place, field.name, taken.column(place).cast(pa.string()))
+        return [
+            json.dumps(
+                {name: _spelled(value) for name, value in row.items() if value is not None and name != "text"},
+                ensure_ascii=False,
+                default=str,
+            )
+            for row in taken.to_pylist()
+        ]
+
+
+def _spelled(value: object) -> object:
+    """A value as JSON can hold it: NaN and infinity as text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _wanted(schema: pa.Schema, path: str) -> tuple[list[str], tuple[str, ...]]:
+    """Columns to read and columns that the contract does not have.
+
+    `text` is read only where its type makes its rows wrong.
+    """
+    twice = sorted({name for name in schema.names if name in COLUMN_NAMES and schema.names.count(name) > 1})
+    if twice:
+        raise UserError(f"Expected each column once, but {path} has {twice[0]} more than once: rename or drop one.")
+    names = [name for name in COLUMN_NAMES if name in schema.names]
+    if "text" in names and is_readable_as_text(schema.field("text").type):
+        names.remove("text")
+    return names, tuple(sorted(set(schema.names) - set(COLUMN_NAMES)))
+
+
+def parquet_blocks(file: InputFile) -> Iterator[Block]:
+    """One block a row group.
+
+    Raises:
+      UserError: the file's footer cannot be read.
+    """
+    try:
+        with pq.ParquetFile(open_stored(file.path)) as parquet:
+            metadata = parquet.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(_damaged(file.path, "its footer", "Parquet", error)) from error
+    first = 1
+    for group in range(metadata.num_row_groups):
+        yield Block(file.path, "parquet", first, metadata, row_group=group)
+        first += metadata.row_group(group).num_rows
+
+
+def read_parquet(block: Block) -> list[RawRows]:
+    """Reads one row group: only the contract's columns, words as dictionaries.
+
+    Raises:
+      UserError: the row group is damaged.
+    """
+    try:
+        source = open_stored(block.source)
+        with pq.ParquetFile(source, metadata=block.payload, pre_buffer=True) as parquet:
+            schema = parquet.schema_arrow
+        words = [
+            name for name in WORD_COLUMNS if name in schema.names and is_text(schema.field(name).type)
+        ]
+        names, unknown = _wanted(schema, block.source)
+        source = open_stored(block.source)
+        with pq.ParquetFile(source, metadata=block.payload, pre_buffer=True, read_dictionary=words) as parquet:
+            table = parquet.read_row_group(block.row_group, columns=names, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(_damaged(block.source, f"row group {block.row_group + 1}", "Parquet", error)) from error
+    return _parts(block, table, unknown)
+
+
+def _damaged(path: str, place: str, kind: str, error: BaseException) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"Expected a whole {kind} file, but {place} of {path} cannot be read ({reason}): replace the file or leave it out."
+
+
+def arrow_blocks(file: InputFile) -> Iterator[Block]:
+    """Record batches of an Arrow IPC file or stream, put together to blocks.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    first, waiting, waiting_rows, number = 1, list[pa.RecordBatch](), 0, 0
+    names: list[str] = []
+    unknown: tuple[str, ...] = ()
+    try:
+        reader = _arrow_reader(file)
+        names, unknown = _wanted(reader.schema, file.path)
+        for batch in _batches(reader):
+            number += 1
+            waiting.append(batch)
+            waiting_rows += batch.num_rows
+            if waiting_rows >= BLOCK_ROWS:
+                yield Block(file.path, "arrow", first, pa.Table.from_batches(waiting).select(names), header=unknown)
+                first, waiting, waiting_rows = first + waiting_rows, [], 0
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise UserError(_damaged(file.path, f"record batch {number + 1}", "Arrow", error)) from error
+    if waiting_rows:
+        yield Block(file.path, "arrow", first, pa.Table.from_batches(waiting).select(names), header=unknown)
+
+
+def _arrow_reader(file: InputFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    if file.compression == "none":
+        stored = open_stored(file.path)
+        if stored.read(6) == b"ARROW1":
+            stored.seek(0)
+            return pa.ipc.open_file(stored)
+        stored.seek(0)
+        return pa.ipc.open_stream(stored)
+    return pa.ipc.open_stream(open_stream(file))
+
+
+def _batches(reader: pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+    else:
+        yield from reader
+
+
+def read_arrow(block: Block) -> list[RawRows]:
+    """The rows of a block of Arrow record batches."""
+    return _parts(block, block.payload, block.header)
+
+
+def _parts(block: Block, table: pa.Table, unknown: tuple[str, ...]) -> list[RawRows]:
+    parts = []
+    for start in range(0, table.num_rows, PART_ROWS):
+        rows = table.slice(start, PART_ROWS)
+        positions = np.arange(block.first_row + start, block.first_row + start + rows.num_rows, dtype=np.int64)
+        rows, positions, unreadable = _without_bad_text(rows, positions)
+        columns = {name: _whole(rows.column(name)) for name in rows.column_names}
+        parts.append(
+            RawRows(block.source, columns, positions, TableRows(rows), unreadable=unreadable, unknown_columns=unknown)
+        )
+    return parts
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _without_bad_text(table: pa.Table, positions: Rows) -> tuple[pa.Table, Rows, Unreadable]:
+    """Takes out the rows with text that is not UTF-8; Arrow itself does not look when it reads."""
+    bad = np.zeros(table.num_rows, dtype=bool)
+    for column in table.columns:
+        if not all(_is_utf8(chunk) for chunk in column.chunks):
+            bad |= [_is_bad(value) for value in _bytes_of(column)]
+    if not bad.any():
+        return table, positions, Unreadable()
+    rows = np.flatnonzero(bad)
+    readable = pa.Table.from_arrays(
+        [
+            pa.chunked_array([pa.array([None if v is None else v.decode("utf-8", "replace") for v in _bytes_of(c)])])
+            if is_text(c.type) or pa.types.is_dictionary(c.type)
+            else c
+            for c in table.take(pa.array(rows)).columns
+        ],
+        names=table.column_names,
+    )
+    raw = tuple(text[:RAW_LIMIT] for text in TableRows(readable).restate(np.arange(len(rows))))
+    kept = pa.array(~bad)
+    return table.filter(kept), positions[~bad], Unreadable(positions[rows], raw)
+
+
+def _is_utf8(chunk: pa.Array) -> bool:
+    if pa.types.is_dictionary(chunk.type):
+        chunk = chunk.dictionary
+    try:
+        if is_text(chunk.type):
+            chunk.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _bytes_of(column: pa.ChunkedArray) -> list[bytes | None]:
+    if pa.types.is_dictionary(column.type):
+        column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+    return column.cast(pa.large_binary()).to_pylist()
+
+
+def _is_bad(value: bytes | None) -> bool:
+    try:
+        return value is not None and value.decode() is None
+    except UnicodeDecodeError:
+        return True

@@ -1,0 +1,133 @@
+"""What a pipeline leaves for the commit: tables of the result, and in a work folder what the commit still needs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.pvalue import AsSingleton
+
+from sinks.parquet import write_partitioned
+from transforms.batches import ThreadedFn
+from transforms.steps import AddCountsCombineFn
+from transforms.tables import DEAD_LETTERS, Table
+
+COUNTS_FILE = "counts.json"
+LETTERS_FOLDER = "letters"
+KPI_FILES = ("kpis.arrow", "kpi_statistics.arrow", "totals.arrow")
+
+
+class WriteTables(beam.PTransform):
+    """(shard, table) -> Parquet files of a table of the result, by month."""
+
+    def __init__(self, root: Path, table: Table, by_month_of: str) -> None:
+        """Takes the snapshot in the making, the table and the column that names the month."""
+        super().__init__()
+        self._root, self._table, self._by_month_of = root, table, by_month_of
+
+    def expand(self, tables: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return tables | beam.ParDo(_WriteFn(self._root, self._table, self._by_month_of))
+
+
+class _WriteFn(ThreadedFn):
+    def __init__(self, root: Path, table: Table, by_month_of: str) -> None:
+        super().__init__()
+        self._root, self._table, self._by_month_of = root, table, by_month_of
+
+    def work(self, element: tuple[int, pa.Table]) -> None:
+        shard, rows = element
+        write_partitioned(rows, self._root / self._table.name, self._table, self._by_month_of, f"{shard:05}")
+
+    def emit(self, result: None) -> Iterator[Any]:
+        return iter(())
+
+
+class KeepTables(beam.PTransform):
+    """The one element (a tuple of tables) -> Arrow files in the work folder."""
+
+    def __init__(self, work: Path) -> None:
+        """Takes the work folder."""
+        super().__init__()
+        self._work = work
+
+    def expand(self, tables: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return tables | beam.Map(_keep_tables, self._work)
+
+
+def _keep_tables(tables: tuple[pa.Table, ...], work: Path) -> None:
+    for name, table in zip(KPI_FILES, tables, strict=True):
+        _write_arrow(table, work / name)
+
+
+class KeepLetters(beam.PTransform):
+    """Tables of dead letters -> Arrow files in the work folder."""
+
+    def __init__(self, work: Path) -> None:
+        """Takes the work folder."""
+        super().__init__()
+        self._work = work
+
+    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return letters | beam.Map(_keep_letters, self._work / LETTERS_FOLDER)
+
+
+def _keep_letters(letters: pa.Table, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    _write_arrow(letters, folder / f"{uuid.uuid4().hex}.arrow")
+
+
+class KeepCounts(beam.PTransform):
+    """Numbers of rows by name -> one JSON file in the work folder, with the latest occurred_at beside them."""
+
+    def __init__(self, work: Path, latest: beam.PCollection) -> None:
+        """Takes the work folder and the latest occurred_at, a PCollection of one value or None."""
+        super().__init__()
+        self._work, self._latest = work, latest
+
+    def expand(self, counts: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        total = counts | beam.CombineGlobally(AddCountsCombineFn())
+        return total | beam.Map(_keep_counts, self._work, AsSingleton(self._latest))
+
+
+def _keep_counts(counts: Counter[str], work: Path, latest: int | None) -> None:
+    (work / COUNTS_FILE).write_text(json.dumps({"counts": counts, "latest": latest}), encoding="utf-8")
+
+
+def read_counts(work: Path) -> tuple[Counter[str], int | None]:
+    """Numbers of rows by name, and the latest occurred_at (microseconds; None where no event was kept)."""
+    kept = json.loads((work / COUNTS_FILE).read_text(encoding="utf-8"))
+    return Counter(kept["counts"]), kept["latest"]
+
+
+def read_tables(work: Path) -> list[pa.Table]:
+    """kpis, kpi_statistics and the totals."""
+    return [_read_arrow(work / name) for name in KPI_FILES]
+
+
+def read_letters(work: Path) -> pa.Table:
+    """All dead letters, in the order of their places."""
+    files = sorted((work / LETTERS_FOLDER).glob("*.arrow"))
+    if not files:
+        return DEAD_LETTERS.schema.empty_table()
+    letters = pa.concat_tables([_read_arrow(file) for file in files])
+    return letters.sort_by([(name, "ascending") for name in DEAD_LETTERS.key]).combine_chunks()
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()

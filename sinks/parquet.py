@@ -1,0 +1,264 @@
+"""Tables as Parquet files whose types, order and bytes depend on nothing but their rows."""
+
+from __future__ import annotations
+
+import base64
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.errors import UserError
+from transforms.tables import CONVERSATIONS, KPI_STATISTICS, KPI_TABLE, TABLES, TURNS, Table
+
+ROW_GROUP_ROWS = 131_072
+
+MONTHS = {
+    CONVERSATIONS.name: "started_at",
+    TURNS.name: "started_at",
+    KPI_TABLE.name: "window_start",
+    KPI_STATISTICS.name: "window_start",
+}
+"""Tables that are kept in one folder a UTC month, and the column whose month it is."""
+
+UNIQUE_TEXT = frozenset({"conversation_key", "customer_id", "event_id", "conversation_id", "raw"})
+"""Text that hardly repeats: a Parquet dictionary of it costs time and saves nothing."""
+
+_NO_ROWS_MONTH = "1970-01"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Turns what the operating system says about a place that cannot be written into a sentence for the user.
+
+    Args:
+      where: the file or folder that is being written.
+
+    Raises:
+      UserError: the disk is full, the place is not writable, or any other OSError in the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"Expected room to write {where}, but the disk is full (or over its quota): free some space or choose "
+                "another output folder, then run again; an earlier result is untouched."
+            ) from error
+        if error.errno in _REFUSED:
+            raise UserError(
+                f"Expected to be allowed to write {where}, but the system says {error.strerror!r}: change its "
+                "permissions or choose another output folder."
+            ) from error
+        raise UserError(
+            f"Expected to write {where}, but the system says {error.strerror or str(error)!r}: choose another output "
+            "folder on a disk of this machine and run again."
+        ) from error
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One Parquet file that was written: where it is, its rows and its size in bytes."""
+
+    path: Path
+    rows: int
+    bytes: int
+
+
+def conform(table: pa.Table, spec: Table) -> pa.Table:
+    """Brings a table to the columns, order and types of its specification.
+
+    Args:
+      table: the columns of `spec` in any order; types that cast to it without loss. Text may be dictionary-encoded
+        and stays so.
+      spec: what the table has to be.
+
+    Returns:
+      The same rows; text columns are strings or dictionaries of strings, all others have exactly the type of `spec`.
+
+    Raises:
+      ValueError: a column is missing, unknown, null where it must not be, or cannot be cast without loss.
+    """
+    wanted = {column.name for column in spec.columns}
+    if set(table.column_names) != wanted or table.num_columns != len(wanted):
+        raise ValueError(
+            f"expected the columns of {spec.name}: missing {sorted(wanted - set(table.column_names))}, "
+            f"unknown {sorted(set(table.column_names) - wanted)}, {table.num_columns} in all"
+        )
+    columns = []
+    for column in spec.columns:
+        values = table.column(column.name)
+        try:
+            columns.append(_as_type(values, column.type))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"expected {spec.name}.{column.name} as {column.type}, got {values.type}") from error
+        if not column.nullable and columns[-1].null_count:
+            raise ValueError(f"expected no null in {spec.name}.{column.name}, got {columns[-1].null_count}")
+    fields = [field.with_type(values.type) for field, values in zip(spec.schema, columns, strict=True)]
+    return pa.table(columns, schema=pa.schema(fields, metadata=spec.schema.metadata))
+
+
+def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, ...] = ()) -> WrittenFile:
+    """Writes one Parquet file; safe to call from several threads or processes.
+
+    zstd, row groups of ROW_GROUP_ROWS rows with statistics and a page index. Readers see the types of `spec` (text as
+    string however it came) and, in the Arrow schema of the file, the sentence of each column. A table without rows
+    gives a file with the schema.
+
+    Args:
+      table: see `conform`.
+      path: the file; folders are made.
+      spec: the table that it is.
+      sorted_by: columns by which the rows are in ascending order already; noted in the file for readers.
+
+    Returns:
+      What was written.
+
+    Raises:
+      ValueError: the table is not what `spec` says.
+      UserError: the disk is full or not writable.
+    """
+    conformed = conform(table, spec)
+    columns = [_compact(values) for values in conformed.columns]
+    fields = [pa.field(c.name, v.type, c.nullable) for c, v in zip(spec.columns, columns, strict=True)]
+    packed = pa.table(columns, schema=pa.schema(fields))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(
+            path,
+            packed.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=_dictionary_columns(spec),
+            column_encoding={c.name: "DELTA_BINARY_PACKED" for c in spec.columns if pa.types.is_timestamp(c.type)},
+            write_page_index=True,
+            sorting_columns=[pq.SortingColumn(spec.schema.get_field_index(name)) for name in sorted_by] or None,
+            store_schema=False,
+        ) as writer:
+            writer.write_table(packed, row_group_size=ROW_GROUP_ROWS)
+            # Left to itself the writer would store an Arrow schema that restores dictionaries in readers of Arrow;
+            # this one says what was meant, with the sentences.
+            arrow_schema = base64.b64encode(spec.schema.serialize().to_pybytes()).decode("ascii")
+            writer.add_key_value_metadata({"ARROW:schema": arrow_schema, "description": spec.grain})
+        return WrittenFile(path, table.num_rows, path.stat().st_size)
+
+
+def write_partitioned(table: pa.Table, root: Path, spec: Table, by_month_of: str, part: str) -> list[WrittenFile]:
+    """Writes one file per UTC month: `<root>/started_month=2026-01/part-<part>.parquet`.
+
+    The folder is named after `by_month_of` without its ending (started_at: started_month; window_start:
+    window_month) and is no column of the file.
+
+    Args:
+      table: see `conform`; rows of one month that follow each other are written without a copy.
+      root: the folder of the table.
+      spec: the table that it is.
+      by_month_of: a timestamp column without nulls.
+      part: ending of the file names; differs among those who write to the same root.
+
+    Returns:
+      The files, by month; none where the table has no rows (`fill_missing` sees to a table without any file).
+
+    Raises:
+      ValueError: the table is not what `spec` says.
+      UserError: the disk is full or not writable.
+    """
+    if not table.num_rows:
+        return []
+    instants = table.column(by_month_of).cast(pa.timestamp("us")).combine_chunks().to_numpy()
+    is_sorted = bool(np.all(instants[1:] >= instants[:-1]))
+    if not is_sorted:
+        order = np.argsort(instants.astype("datetime64[M]"), kind="stable")
+        table, instants = table.take(pa.array(order)), instants[order]
+    starts, months = _month_runs(instants)
+    return [
+        write_table(
+            table.slice(start, end - start),
+            root / _month_folder(by_month_of, month) / f"part-{part}.parquet",
+            spec,
+            (by_month_of,) if is_sorted else (),
+        )
+        for start, end, month in zip(starts, [*starts[1:], len(instants)], months, strict=True)
+    ]
+
+
+def fill_missing(root: Path) -> list[WrittenFile]:
+    """Gives every table that has no file yet under `root`/<table> one without rows, so that readers find its schema.
+
+    Args:
+      root: the folder of a result.
+
+    Returns:
+      The files that were added.
+
+    Raises:
+      UserError: the disk is full or not writable.
+    """
+    added = []
+    for spec in TABLES:
+        folder = root / spec.name
+        if next(folder.rglob("*.parquet"), None) is None:
+            month = MONTHS.get(spec.name)
+            place = folder / _month_folder(month, _NO_ROWS_MONTH) if month else folder
+            added.append(write_table(spec.schema.empty_table(), place / "part-0.parquet", spec))
+    return added
+
+
+def _month_runs(instants: np.ndarray) -> tuple[list[int], list[str]]:
+    """Where each month begins in instants that are in order of months, and its name (YYYY-MM)."""
+    months = instants.astype("datetime64[M]")
+    starts = np.concatenate(([0], np.flatnonzero(months[1:] != months[:-1]) + 1))
+    return starts.tolist(), months[starts].astype(str).tolist()
+
+
+def _month_folder(by_month_of: str, month: str) -> str:
+    """Hive name of a month's folder."""
+    return f"{by_month_of.rsplit('_', 1)[0]}_month={month}"
+
+
+def _as_type(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Casts without loss; dictionary-encoded text stays encoded."""
+    if values.type == kind:
+        return values
+    if pa.types.is_dictionary(values.type):
+        if pa.types.is_string(kind) and pa.types.is_string(values.type.value_type):
+            return values.cast(pa.dictionary(pa.int32(), kind)).unify_dictionaries()
+        return values.cast(values.type.value_type).cast(kind)
+    return values.cast(kind)
+
+
+def _compact(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Shrinks a dictionary to the values in use, in order of appearance; unpacks it where it does not pay.
+
+    A month's slice carries the dictionary of the whole table, which would be written with each row group.
+    """
+    if not pa.types.is_dictionary(values.type):
+        return values
+    array = values.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], values.type)
+    used = array.indices.dictionary_encode()
+    words = array.dictionary.take(used.dictionary)
+    if words.null_count or len(words) * 4 > len(array):
+        return pa.chunked_array([array.cast(values.type.value_type)])
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(used.indices, words)])
+
+
+def _dictionary_columns(spec: Table) -> list[str]:
+    """Parquet leaves that get a dictionary: words, flags and counts, which repeat; not times, sums or unique text."""
+    leaves = []
+    for column in spec.columns:
+        if pa.types.is_list(column.type):
+            leaves += [f"{column.name}.list.element.{field.name}" for field in column.type.value_type]
+        elif column.name not in UNIQUE_TEXT and not (
+            pa.types.is_timestamp(column.type) or pa.types.is_floating(column.type)
+        ):
+            leaves.append(column.name)
+    return leaves

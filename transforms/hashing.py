@@ -1,0 +1,113 @@
+"""Fixed-key hashes of whole Arrow columns, for sharding and for finding equal rows.
+
+The same value has the same hash in every process and on every machine. A hash only proposes: whoever groups by one
+verifies on the real values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+Hashes = npt.NDArray[np.uint64]
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_FINAL = np.uint64(0xBF58476D1CE4E5B9)
+_NULL = np.uint64(0xA0761D6478BD642F)
+_LONG = 128
+"""Strings of more bytes than this are hashed one by one, in C; word by word would take a pass a word."""
+
+
+def _mix(h: Hashes) -> Hashes:
+    """Spreads every bit over the whole word, in place."""
+    h ^= h >> np.uint64(31)
+    h *= _FINAL
+    h ^= h >> np.uint64(29)
+    return h
+
+
+def combine_hashes(first: Hashes, second: Hashes) -> Hashes:
+    """Hash of a pair, from the hashes of its parts; the order of the parts matters."""
+    return _mix((first * _MULTIPLIER + np.uint64(0x632BE59BD9B4E019)) ^ second)
+
+
+def hash_column(column: pa.Array | pa.ChunkedArray) -> Hashes:
+    """Hashes a column of text, dictionary-encoded or plain; null has a hash of its own.
+
+    Args:
+      column: n values of type string or dictionary<int32, string>.
+
+    Returns:
+      n hashes.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        if column.num_chunks == 1:
+            return hash_column(column.chunk(0))
+        return np.concatenate([hash_column(c) for c in column.chunks] or [np.empty(0, np.uint64)])
+    if pa.types.is_dictionary(column.type):
+        words = np.append(hash_column(column.dictionary), _NULL)
+        return words[dictionary_codes(column)]
+    hashes = _hash_text(column)
+    if column.null_count:
+        hashes[np.asarray(column.is_null())] = _NULL
+    return hashes
+
+
+def dictionary_codes(column: pa.DictionaryArray) -> npt.NDArray[np.int32]:
+    """Codes of a dictionary array as int32; null is -1."""
+    indices = column.indices
+    if indices.null_count:
+        indices = indices.fill_null(-1)
+    return np.asarray(indices).astype(np.int32, copy=False)
+
+
+def _hash_text(column: pa.StringArray) -> Hashes:
+    """Hashes plain strings over their 8-byte words, all strings at once."""
+    n = len(column)
+    if n == 0:
+        return np.empty(0, np.uint64)
+    if not pa.types.is_string(column.type):
+        column = column.cast(pa.string())
+    _, offset_buffer, data_buffer = column.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[column.offset : column.offset + n + 1]
+    low, high = int(offsets[0]), int(offsets[-1])
+    padded = np.zeros(high - low + 16, np.uint8)
+    if data_buffer is not None and high > low:
+        padded[: high - low] = np.frombuffer(data_buffer, np.uint8)[low:high]
+    words = np.ndarray((len(padded) - 8,), np.dtype("<u8"), buffer=padded, strides=(1,))
+    starts = offsets[:-1].astype(np.int64) - low
+    lengths = np.diff(offsets).astype(np.int64)
+    hashes = (lengths.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
+    longest = int(lengths.max())
+    for done in range(0, min(longest, _LONG), 8):
+        left = lengths - done
+        if int(left.min()) >= 8:
+            hashes = _mix((hashes ^ words[starts + done]) * _MULTIPLIER)
+            continue
+        rows = np.flatnonzero(left > 0)
+        word = words[starts[rows] + done]
+        unused = np.maximum(8 - left[rows], 0).astype(np.uint64) * np.uint64(8)
+        word &= np.uint64(0xFFFFFFFFFFFFFFFF) >> unused
+        hashes[rows] = _mix((hashes[rows] ^ word) * _MULTIPLIER)
+    if longest > _LONG:
+        rows = np.flatnonzero(lengths > _LONG)
+        text = column.take(pa.array(rows)).to_numpy(zero_copy_only=False).astype(object)
+        hashes[rows] = pd.util.hash_array(text, categorize=False)
+    return hashes
+
+
+def conversation_key_hash(
+    account: pa.Array, conversation: pa.Array, channel: pa.Array, customer: pa.Array
+) -> Hashes:
+    """Hashes the conversation key of each row.
+
+    The key is (account, conversation) where a conversation_id is given, else (account, channel, customer).
+    """
+    accounts = hash_column(account)
+    keyed = combine_hashes(accounts, hash_column(conversation))
+    if conversation.null_count == 0:
+        return keyed
+    unkeyed = combine_hashes(combine_hashes(accounts, hash_column(channel)), hash_column(customer))
+    return np.where(np.asarray(conversation.is_valid()), keyed, unkeyed)

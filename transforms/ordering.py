@@ -1,0 +1,230 @@
+"""Order and duplicates: from the events of a shard, in any order, to each key's events in the contract's order.
+
+Events are sorted by (key, occurred_at, tie order of the type, event_id by bytes), and of the copies of an event one is
+kept. Rows are moved as row numbers; no text is touched but where it decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.hashing import Hashes, combine_hashes, dictionary_codes
+from transforms.schema import AUTHOR_TYPES, CONTENT_COLUMNS, EVENT_TYPES
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class OrderedEvents:
+    """The order of a shard's events.
+
+    Attributes:
+      rows: row numbers of the events kept, in order.
+      key: number of the conversation key of each of them, ascending (int32).
+      conflicts: row numbers of the conflicting duplicates, ascending.
+      exact_duplicate_count: rows that repeat a kept event.
+    """
+
+    rows: Rows
+    key: npt.NDArray[np.int32]
+    conflicts: Rows
+    exact_duplicate_count: int
+
+
+def order_events(events: pa.Table, key_hash: Hashes, event_hash: Hashes) -> OrderedEvents:
+    """Sorts a shard's events and drops the copies.
+
+    Args:
+      events: columns of PARSED_EVENTS in one chunk each, n rows, all rows of every key that occurs.
+      key_hash: n hashes of the conversation key.
+      event_hash: n hashes of event_id.
+
+    Returns:
+      The order; kept rows + conflicts + exact duplicates = n.
+    """
+    n = events.num_rows
+    if n == 0:
+        return OrderedEvents(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), 0)
+    rows, starts = _group_by_key(events, key_hash)
+    key = np.cumsum(starts, dtype=np.int32) - np.int32(1)
+    kept, conflicts, exact = _drop_copies(events, rows, key, combine_hashes(key_hash, event_hash))
+    if kept is not None:
+        rows, key = rows[kept], key[kept]
+        key = np.cumsum(np.diff(key, prepend=-1) != 0, dtype=np.int32) - np.int32(1)
+    rows = _sort_within_keys(events, rows, key)
+    return OrderedEvents(rows, key, conflicts, exact)
+
+
+def _sort_packed(hashes: Hashes) -> tuple[Rows, Hashes]:
+    """Row numbers sorted by the top bits of their hash, and the hashes in that order.
+
+    The row number rides in the low bits, so that one sort of plain integers does it.
+    """
+    low = np.uint64((1 << int(len(hashes)).bit_length()) - 1)
+    packed = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
+    packed.sort()
+    rows = (packed & low).astype(np.int64)
+    return rows, hashes[rows]
+
+
+def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
+    """Brings the rows of each key together, in arrival order; marks where a key begins."""
+    rows, hashes = _sort_packed(key_hash)
+    starts = np.append(True, hashes[1:] != hashes[:-1])
+    top = np.uint64(~((1 << int(len(rows)).bit_length()) - 1) & 0xFFFFFFFFFFFFFFFF)
+    if bool(np.any(starts[1:] & ((hashes[1:] & top) == (hashes[:-1] & top)))):
+        rows = np.argsort(key_hash, kind="stable")
+        hashes = key_hash[rows]
+        starts = np.append(True, hashes[1:] != hashes[:-1])
+    if bool(np.any(~starts[1:] & ~_neighbours_share_key(events, rows))):
+        # Two keys share a 64-bit hash: group by the values themselves.
+        codes = _key_codes(events)
+        rows = np.argsort(codes, kind="stable")
+        starts = np.append(True, np.diff(codes[rows]) != 0)
+    return rows, starts
+
+
+def _neighbours_share_key(events: pa.Table, rows: Rows) -> Mask:
+    """Whether row i + 1 has the conversation key of row i, by value."""
+    account = codes_of(events["account_id"])[rows]
+    conversation = _one(events["conversation_id"]).take(pa.array(rows))
+    same: Mask = account[1:] == account[:-1]
+    if conversation.null_count == 0:
+        return same & _equal_neighbours(conversation)
+    keyed = np.asarray(conversation.is_valid())
+    channel = codes_of(events["channel"])[rows]
+    customer = _one(events["customer_id"]).take(pa.array(rows))
+    unkeyed_same = (channel[1:] == channel[:-1]) & _equal_neighbours(customer)
+    return same & (keyed[1:] == keyed[:-1]) & np.where(keyed[1:], _equal_neighbours(conversation), unkeyed_same)
+
+
+def _equal_neighbours(values: pa.Array) -> Mask:
+    equal = pc.fill_null(pc.equal(values.slice(1), values.slice(0, len(values) - 1)), False)
+    return np.asarray(equal).astype(bool, copy=False)
+
+
+def _key_codes(events: pa.Table) -> Rows:
+    """A number for each row's conversation key, equal where the keys are equal by value."""
+    conversation = dense_codes(events["conversation_id"])
+    unkeyed = conversation < 0
+    parts = [dense_codes(events["account_id"]), conversation]
+    parts += [np.where(unkeyed, dense_codes(events[c]), -2) for c in ("channel", "customer_id")]
+    return combine_codes(parts)
+
+
+def _drop_copies(
+    events: pa.Table, rows: Rows, key: npt.NDArray[np.int32], hashes: Hashes
+) -> tuple[Mask | None, Rows, int]:
+    """Decides which copies of an event stay.
+
+    Returns:
+      For each of rows whether it is kept (None: all are), the conflicting rows, and the number of exact duplicates.
+    """
+    nothing = np.empty(0, np.int64)
+    candidates, found = _sort_packed(hashes)
+    low = np.uint64((1 << int(len(rows)).bit_length()) - 1)
+    twins = (found[1:] | low) == (found[:-1] | low)
+    if not twins.any():
+        return None, nothing, 0
+    candidates = candidates[np.append(twins, False) | np.append(False, twins)]
+    key_of_row = np.empty(len(rows), np.int32)
+    key_of_row[rows] = key
+    some = events.take(pa.array(candidates))
+    group = combine_codes([key_of_row[candidates].astype(np.int64), dense_codes(some["event_id"])])
+    content = [_content_rank(some, name) for name in ("occurred_at", *(c for c in CONTENT_COLUMNS if c != "occurred_at"))]
+    order = np.lexsort([*content[::-1], group])
+    candidates, group = candidates[order], group[order]
+    first = np.append(True, np.diff(group) != 0)
+    leader = np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))
+    like_leader = np.ones(len(first), bool)
+    for ranks in content:
+        ranked = ranks[order]
+        like_leader &= ranked == ranked[leader]
+    dropped = np.zeros(len(rows), bool)
+    dropped[candidates[~first]] = True
+    conflicts = np.sort(candidates[~like_leader])
+    exact = int(np.count_nonzero(like_leader & ~first))
+    return ~dropped[rows], conflicts, exact
+
+
+def _content_rank(some: pa.Table, name: str) -> npt.NDArray[np.float64] | Rows:
+    """Ranks of a column's values: null first, false before true, text by its UTF-8 bytes."""
+    column = _one(some[name])
+    if name == "event_type":
+        return _alphabetical(EVENT_TYPES)[np.asarray(column)]
+    if name == "author_type":
+        codes = np.asarray(column.cast(pa.int64()).fill_null(-1))
+        return np.where(codes < 0, -1, _alphabetical(AUTHOR_TYPES)[codes])
+    if pa.types.is_boolean(column.type):
+        return np.asarray(column.cast(pa.int64()).fill_null(-1))
+    if pa.types.is_floating(column.type):
+        return np.asarray(column.fill_null(-np.inf))
+    if pa.types.is_timestamp(column.type):
+        return np.asarray(column.cast(pa.int64()))
+    return dense_codes(column)
+
+
+def _alphabetical(words: tuple[str, ...]) -> Rows:
+    ranks = np.empty(len(words), np.int64)
+    ranks[np.argsort(np.array(words, dtype=object))] = np.arange(len(words))
+    return ranks
+
+
+def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) -> Rows:
+    """Sorts the rows of each key by (occurred_at, tie order, event_id)."""
+    at = np.asarray(_one(events["occurred_at"]).cast(pa.int64()))[rows]
+    rank = np.asarray(_one(events["event_type"]))[rows]
+    same = key[1:] == key[:-1]
+    wrong = same & ((at[1:] < at[:-1]) | ((at[1:] == at[:-1]) & (rank[1:] < rank[:-1])))
+    if wrong.any():
+        unsorted = np.zeros(int(key[-1]) + 1, bool)
+        unsorted[key[1:][wrong]] = True
+        places = np.flatnonzero(unsorted[key])
+        order = np.lexsort((rank[places], at[places], key[places]))
+        rows[places], at[places], rank[places] = rows[places][order], at[places][order], rank[places][order]
+    ties = same & (at[1:] == at[:-1]) & (rank[1:] == rank[:-1])
+    if ties.any():
+        places = np.flatnonzero(np.append(ties, False) | np.append(False, ties))
+        ids = dense_codes(_one(events["event_id"]).take(pa.array(rows[places])))
+        order = np.lexsort((ids, rank[places], at[places], key[places]))
+        rows[places] = rows[places][order]
+    return rows
+
+
+def dense_codes(column: pa.Array | pa.ChunkedArray) -> Rows:
+    """Ranks of text by its UTF-8 bytes, equal text equal ranks; null is -1."""
+    column = _one(column)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    ranks = np.empty(len(column.dictionary) + 1, np.int64)
+    ranks[np.asarray(pc.sort_indices(column.dictionary))] = np.arange(len(column.dictionary))
+    ranks[-1] = -1
+    return ranks[dictionary_codes(column)]
+
+
+def combine_codes(parts: list[Rows]) -> Rows:
+    """One number for each distinct combination of codes, in the order of the combinations."""
+    combined = parts[0]
+    for part in parts[1:]:
+        low = part.min(initial=0)
+        width = int(part.max(initial=0)) - int(low) + 1
+        combined = np.unique(combined, return_inverse=True)[1] * width + (part - low)
+    return np.unique(combined, return_inverse=True)[1]
+
+
+def codes_of(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """Codes of a dictionary column in one chunk; null is -1."""
+    return dictionary_codes(_one(column))
+
+
+def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The single chunk of a column."""
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column

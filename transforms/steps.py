@@ -1,0 +1,327 @@
+"""The steps of every pipeline as Beam transforms: thin shells around the kernels of the same words.
+
+    rows -> ParseEvents -> ShuffleEvents -> OrderEvents -> PairMessages -> ComputeKpis
+
+Rows travel as Arrow tables, or as the names of files of them; one element is a block of rows or a shard of keys.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
+
+from transforms import metrics
+from transforms.batches import ThreadedFn
+from transforms.dead_letters import conflict_letters
+from transforms.events import ParsedEvents, parse_events
+from transforms.kpis import compute_kpis, compute_totals
+from transforms.ordering import OrderedEvents, order_events
+from transforms.pairing import PairedShard, pair_messages
+from transforms.raw_rows import RawRows
+from transforms.repeat_contacts import (
+    RepeatContacts,
+    find_repeat_contacts,
+    split_contacts,
+    undo_resolutions,
+)
+from transforms.schema import PARSED_EVENTS
+from transforms.settings import Settings
+from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard, write_shards
+from transforms.statistics import Statistics, add_statistics
+
+DEAD_LETTERS, COUNTS, LATEST, TURNS, STATISTICS = "dead_letters", "counts", "latest", "turns", "statistics"
+"""Names of side outputs; COUNTS are dicts of numbers of rows, to be added up."""
+
+
+@dataclass(frozen=True)
+class OrderedShard:
+    """A shard whose order is known: where its rows are, and the file that holds the order."""
+
+    shard: int
+    files: tuple[ShardFile, ...]
+    order: str
+
+
+class ParseEvents(beam.PTransform):
+    """Blocks of rows -> events (main), DEAD_LETTERS and COUNTS.
+
+    Exists so that everything after it sees valid events only, in the contract's types.
+    """
+
+    def __init__(self, read: Callable[[Any], list[RawRows]]) -> None:
+        """Takes the function that reads a block."""
+        super().__init__()
+        self._read = read
+
+    def expand(self, blocks: beam.PCollection) -> Any:
+        """Applies the step."""
+        return blocks | "Parse" >> beam.ParDo(_ParseFn(self._read)).with_outputs(DEAD_LETTERS, COUNTS, main="events")
+
+
+class _ParseFn(ThreadedFn):
+    def __init__(self, read: Callable[[Any], list[RawRows]]) -> None:
+        super().__init__()
+        self._read = read
+
+    def work(self, block: Any) -> tuple[str, ParsedEvents]:
+        return block.source, parse_events(self._read(block))
+
+    def emit(self, result: tuple[str, ParsedEvents]) -> Iterator[Any]:
+        source, parsed = result
+        dead = parsed.dead_letters.num_rows
+        metrics.count("ParseEvents", rows_in=parsed.rows_read, rows_out=parsed.events.num_rows, dead_letters=dead)
+        counts = Counter({"rows_read": parsed.rows_read, f"rows of {source}": parsed.rows_read})
+        counts.update({f"unknown column {name}": 1 for name in parsed.unknown_columns})
+        if dead:
+            yield TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
+        yield TaggedOutput(COUNTS, counts)
+        yield parsed.events
+
+
+class ShuffleEvents(beam.PTransform):
+    """Events -> (shard, its files): all events of a conversation key are in one shard.
+
+    Exists so that a key is decided in one place, and only file names go through Beam's shuffle.
+    """
+
+    def __init__(self, shards: int, folder: Path) -> None:
+        """Takes the number of shards and a folder that every worker sees."""
+        super().__init__()
+        self._shards, self._folder = shards, str(folder)
+
+    def expand(self, events: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return (
+            events
+            | "Write" >> beam.FlatMap(write_shards, shards=self._shards, folder=self._folder)
+            | "ByShard" >> beam.GroupByKey()
+        )
+
+
+class OrderEvents(beam.PTransform):
+    """Shards -> OrderedShard (main), DEAD_LETTERS, COUNTS and LATEST (the latest occurred_at of the events kept).
+
+    Exists as a step of its own because as_of, which pairing needs, is known only once every copy is dropped.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Takes the folder for the files that hold the order."""
+        super().__init__()
+        self._folder = str(folder)
+
+    def expand(self, shards: beam.PCollection) -> Any:
+        """Applies the step."""
+        outputs = beam.ParDo(_OrderFn(self._folder)).with_outputs(DEAD_LETTERS, COUNTS, LATEST, main="ordered")
+        return shards | "Order" >> outputs
+
+
+class _OrderFn(ThreadedFn):
+    COLUMNS = ("event_id", "event_type", "occurred_at", "channel", "account_id", "conversation_id", "customer_id")
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def work(self, element: tuple[int, Iterable[ShardFile]]) -> tuple[OrderedShard, OrderedEvents, pa.Table, int | None]:
+        shard, parts = element
+        files = tuple(sorted(parts, key=lambda f: f.path))
+        whole = read_shard(files, SHUFFLED_EVENTS.names)
+        key_hash, event_hash = (whole[name].to_numpy() for name in ("key_hash", "event_hash"))
+        ordered = order_events(whole.select(PARSED_EVENTS.names), key_hash, event_hash)
+        path = f"{self._folder}/order-{shard:05}.npy"
+        np.save(path, np.stack([ordered.rows, ordered.key]))
+        letters = conflict_letters(whole.take(pa.array(ordered.conflicts)))
+        kept = whole["occurred_at"].cast(pa.int64()).to_numpy()[ordered.rows]
+        latest = int(kept.max()) if len(kept) else None
+        return OrderedShard(shard, files, path), ordered, letters, latest
+
+    def emit(self, result: tuple[OrderedShard, OrderedEvents, pa.Table, int | None]) -> Iterator[Any]:
+        shard, ordered, letters, latest = result
+        metrics.count("OrderEvents", rows_out=len(ordered.rows), dead_letters=letters.num_rows)
+        if letters.num_rows:
+            yield TaggedOutput(DEAD_LETTERS, letters)
+        counts = {"events_kept": len(ordered.rows), "exact_duplicates": ordered.exact_duplicate_count}
+        yield TaggedOutput(COUNTS, Counter(counts))
+        if latest is not None:
+            yield TaggedOutput(LATEST, latest)
+            yield shard
+
+
+class PairMessages(beam.PTransform):
+    """OrderedShard -> (shard, conversations) (main), TURNS, STATISTICS and COUNTS.
+
+    Exists to decide which message is answered by which reply, once, for every number that is made of it.
+    """
+
+    def __init__(self, settings: Settings, latest: beam.PCollection) -> None:
+        """Takes the settings and the latest occurred_at, a PCollection of one value or None."""
+        super().__init__()
+        self._settings, self._latest = settings, latest
+
+    def expand(self, shards: beam.PCollection) -> Any:
+        """Applies the step."""
+        pair = beam.ParDo(_PairFn(self._settings), AsSingleton(self._latest))
+        paired = shards | "Pair" >> pair.with_outputs(TURNS, STATISTICS, COUNTS, main="conversations")
+        if self._settings.repeat_contact is None:
+            return paired
+        conversations, taken = paired.conversations | "RepeatContacts" >> FindRepeatContacts(self._settings)
+        statistics = (paired[STATISTICS], taken) | "TakeBack" >> beam.Flatten()
+        return {"conversations": conversations, TURNS: paired[TURNS], STATISTICS: statistics, COUNTS: paired[COUNTS]}
+
+
+class _PairFn(ThreadedFn):
+    COLUMNS = tuple(name for name in PARSED_EVENTS.names if not name.startswith("source") and name != "event_id")
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    def work(self, element: OrderedShard, latest: int | None) -> tuple[int, PairedShard, float]:
+        started = time.monotonic()
+        events = read_shard(element.files, self.COLUMNS).combine_chunks()
+        rows, key = np.load(element.order)
+        ordered = OrderedEvents(rows, key.astype(np.int32), np.empty(0, np.int64), 0)
+        as_of = max(v for v in (self._settings.as_of, latest) if v is not None)
+        return element.shard, pair_messages(events, ordered, self._settings, as_of), time.monotonic() - started
+
+    def emit(self, result: tuple[int, PairedShard, float]) -> Iterator[Any]:
+        shard, paired, seconds = result
+        metrics.count("PairMessages", rows_out=paired.conversations.num_rows)
+        metrics.observe_millis("PairMessages", seconds)
+        yield TaggedOutput(STATISTICS, paired.statistics)
+        counts = {
+            "stray_events": paired.stray_event_count,
+            "conversations": paired.conversations.num_rows,
+            "turns": paired.turns.num_rows,
+        }
+        yield TaggedOutput(COUNTS, Counter(counts))
+        yield TaggedOutput(TURNS, (shard, paired.turns))
+        yield shard, paired.conversations
+
+
+class FindRepeatContacts(beam.PTransform):
+    """(shard, conversations) -> the same with repeat contacts undone, and the statistics that they take away.
+
+    Exists apart from pairing because a customer's conversations have several keys, so that they lie in several shards.
+    """
+
+    SHARDS = 16
+
+    def __init__(self, settings: Settings) -> None:
+        """Takes the settings; repeat_contact is on."""
+        super().__init__()
+        self._settings = settings
+
+    def expand(self, conversations: beam.PCollection) -> Any:
+        """Applies the step."""
+        assert self._settings.repeat_contact is not None
+        found = (
+            conversations
+            | "ByCustomer" >> beam.FlatMapTuple(_contacts_of_shard, self.SHARDS)
+            | "GroupByCustomer" >> beam.GroupByKey()
+            | "Find" >> beam.MapTuple(_find, self._settings.repeat_contact, self._settings.timezone)
+        )
+        rows = (
+            found
+            | "Rows" >> beam.FlatMap(lambda contacts: list(contacts.rows.items()))
+            | "RowsByShard" >> beam.CombinePerKey(_concatenate)
+        )
+        undone = conversations | "Undo" >> beam.MapTuple(_undo, AsDict(rows))
+        return undone, found | "Statistics" >> beam.Map(lambda contacts: contacts.statistics)
+
+
+def _contacts_of_shard(shard: int, conversations: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
+    return split_contacts(conversations, shard, shards)
+
+
+def _find(_: int, parts: Iterable[pa.Table], window: int, timezone: str) -> RepeatContacts:
+    return find_repeat_contacts(pa.concat_tables(parts), window, timezone)
+
+
+def _concatenate(parts: Iterable[Any]) -> Any:
+    parts = list(parts)
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def _undo(shard: int, conversations: pa.Table, rows: dict[int, Any]) -> tuple[int, pa.Table]:
+    return shard, undo_resolutions(conversations, rows[shard]) if shard in rows else conversations
+
+
+class ComputeKpis(beam.PTransform):
+    """Statistics by slice -> one tuple of tables: kpis, kpi_statistics, and the totals by channel.
+
+    Exists so that means, rates and percentiles are computed last, of what was added up.
+    """
+
+    def __init__(self, timezone: str, as_of: beam.PCollection) -> None:
+        """Takes the zone of the windows and as_of, a PCollection of one value or None."""
+        super().__init__()
+        self._timezone, self._as_of = timezone, as_of
+
+    def expand(self, statistics: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return (
+            statistics
+            | "Add" >> beam.CombineGlobally(AddStatisticsCombineFn())
+            | "Values" >> beam.Map(_kpi_tables, self._timezone, AsSingleton(self._as_of))
+        )
+
+
+def _kpi_tables(statistics: Statistics, timezone: str, as_of: int | None) -> tuple[pa.Table, ...]:
+    return *compute_kpis(statistics, timezone, as_of or 0), compute_totals(statistics)
+
+
+class AddStatisticsCombineFn(beam.CombineFn):
+    """Adds statistics up; the accumulator holds a few parts back, so that each is copied seldom."""
+
+    HELD = 8
+
+    def create_accumulator(self) -> list[Statistics]:
+        """No parts."""
+        return []
+
+    def add_input(self, accumulator: list[Statistics], element: Statistics) -> list[Statistics]:
+        """One part more."""
+        accumulator.append(element)
+        return accumulator if len(accumulator) < self.HELD else [add_statistics(accumulator)]
+
+    def merge_accumulators(self, accumulators: Iterable[list[Statistics]]) -> list[Statistics]:
+        """All parts together."""
+        return [add_statistics([part for parts in accumulators for part in parts])]
+
+    def extract_output(self, accumulator: list[Statistics]) -> Statistics:
+        """The sum."""
+        return add_statistics(accumulator)
+
+
+class AddCountsCombineFn(beam.CombineFn):
+    """Adds numbers of rows up by name."""
+
+    def create_accumulator(self) -> Counter[str]:
+        """Nothing counted."""
+        return Counter()
+
+    def add_input(self, accumulator: Counter[str], element: Counter[str]) -> Counter[str]:
+        """Adds one."""
+        accumulator.update(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Counter[str]]) -> Counter[str]:
+        """Adds all."""
+        total: Counter[str] = Counter()
+        for part in accumulators:
+            total.update(part)
+        return total
+
+    def extract_output(self, accumulator: Counter[str]) -> Counter[str]:
+        """The sums."""
+        return accumulator
