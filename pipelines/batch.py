@@ -149,7 +149,9 @@ def _user_error(error: BaseException) -> UserError | None:
     """The UserError behind an error of Beam's, which carries what a worker raised as the text of its traceback."""
     if isinstance(error, UserError):
         return error
-    said = re.findall(r"^(?:transforms\.errors\.)?UserError: (.*?)(?: \[while running .*\])?$", str(error), re.MULTILINE)
+    said = re.findall(
+        r"^(?:transforms\.errors\.)?UserError: (.*?)(?: \[while running .*\])?$", str(error), re.MULTILINE
+    )
     return UserError(said[-1]) if said else None
 
 

@@ -51,7 +51,6 @@ FLINK_JOB_OPTIONS = (
     "externalized_checkpoints_enabled",
     "fail_on_checkpointing_errors",
     "faster_copy",
-    "files_to_stage",
     "finish_bundle_before_checkpointing",
     "flink_conf_dir",
     "latency_tracking_interval",

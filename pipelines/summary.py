@@ -185,7 +185,7 @@ def _kpi_tables(rows: Sequence[Mapping[str, object]], width: int) -> Iterable[Ta
     labels = max(len(kpi.label) for kpi in shown)
     begin = 0
     while begin < len(rows):
-        end, room = begin, width - labels - 2
+        end, room = begin, width - labels
         while end < len(rows) and (end == begin or room >= _width(heads[end], columns[end])):
             room -= _width(heads[end], columns[end])
             end += 1
@@ -200,8 +200,8 @@ def _kpi_tables(rows: Sequence[Mapping[str, object]], width: int) -> Iterable[Ta
 
 
 def _width(head: str, cells: Iterable[str]) -> int:
-    """Cells that a column takes, its padding included."""
-    return max(min(len(head), MAX_HEAD), *map(len, cells)) + 2
+    """Cells that a column takes, with the three that part it from its neighbour."""
+    return max(min(len(head), MAX_HEAD), *map(len, cells)) + 3
 
 
 def _notes(summary: RunSummary) -> Iterable[str]:

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from pipelines.summary import SHOWN_KPIS, RunSummary, format_kpi, format_seconds, next_command, print_summary
+from pipelines.summary import NULL, SHOWN_KPIS, RunSummary, format_kpi, format_seconds, next_command, print_summary
 from transforms.definitions import KPIS
 from transforms.tables import CONVERSATIONS, RUNS
 
@@ -77,7 +77,7 @@ def test_the_whole_summary() -> None:
     """Everything that a reader needs, in plain text."""
     text = printed(summary(), notes=("no conversation has the channel 'X' of care.toml.",))
     assert text.startswith(
-        """\
+        f"""\
 Read     1,211 rows from 1 file
 Kept     1,205 events, 3 of them stray
 Dropped  4 dead letters (unreadable 3, bad_time 1)
@@ -92,10 +92,10 @@ Conversations                      1,525    1,525
 First response time (FRT), p50    3m 12s   3m 12s
 First response time (FRT), p90     2h 1m    2h 1m
 Reply time, p50                     0.4s     0.4s
-Average handle time (AHT), mean        –        –
+Average handle time (AHT), mean        {NULL}        {NULL}
 First contact resolution (FCR)     85.3%    85.3%
 Response rate                     100.0%   100.0%
-Resolution rate                        –        –
+Resolution rate                        {NULL}        {NULL}
 Backlog                               -3       -3
 CSAT                                4.50     4.50
 
@@ -105,7 +105,7 @@ Note: no conversation has the channel 'X' of care.toml.
 DuckDB   output/care.duckdb (conversations, turns, kpis, dead_letters, runs, …)
 Parquet  output (a folder for each table)
 Next     the slowest first responses:
-"""  # noqa: RUF001
+"""
     )
     assert "\x1b" not in text
 
@@ -190,8 +190,8 @@ def test_durations_in_human_units(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
-        (None, "seconds", "–"),  # noqa: RUF001
-        (None, "count", "–"),  # noqa: RUF001
+        (None, "seconds", NULL),
+        (None, "count", NULL),
         (0, "count", "0"),
         (1_234_567, "count", "1,234,567"),
         (12.0, "count", "12"),

@@ -22,6 +22,7 @@ from transforms.tables import DEAD_LETTERS
 from transforms.times import Mask, parse_times, valid_rows
 from transforms.values import ABSENT, UNKNOWN, as_flags, as_numbers, as_text, as_words, codes_of
 
+
 @dataclass(frozen=True)
 class ParsedEvents:
     """What became of the rows.
@@ -206,9 +207,9 @@ def _check_occurred_at(
     faults.mark(name, "bad_time", times.bad_time)
     faults.mark(name, "missing", _nulls(times.values))
     micros = times.values.view(pa.int64())
-    bounds = pc.min_max(micros).as_py()
-    if bounds["min"] is not None and not schema.MIN_OCCURRED_AT <= bounds["min"] <= bounds["max"] < schema.MAX_OCCURRED_AT:
-        numbers = micros.fill_null(0).to_numpy()
+    least, greatest = pc.min_max(micros).as_py().values()
+    if least is not None and (least < schema.MIN_OCCURRED_AT or greatest >= schema.MAX_OCCURRED_AT):
+        numbers = micros.fill_null(schema.MIN_OCCURRED_AT).to_numpy()
         faults.mark(name, "out_of_range", (numbers < schema.MIN_OCCURRED_AT) | (numbers >= schema.MAX_OCCURRED_AT))
     return times.values
 
@@ -230,9 +231,7 @@ def _check_author_type(
     return pa.array(codes, mask=codes == ABSENT)
 
 
-def _check_flag(
-    name: str, array: pa.Array, part: RawRows, values: Mapping[str, pa.Array], faults: _Faults
-) -> pa.Array:
+def _check_flag(name: str, array: pa.Array, part: RawRows, values: Mapping[str, pa.Array], faults: _Faults) -> pa.Array:
     array, wrong = as_flags(array, part.all_text)
     faults.mark(name, "wrong_type", wrong)
     return array

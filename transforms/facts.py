@@ -149,7 +149,8 @@ def gather_facts(
     first_contact = (cycles.reopen_count == 0) & (transfer_count == 0) & (escalation_count == 0)
 
     wrap_ups = np.flatnonzero(ev.type == WRAP_UP)
-    wrap_up = np.bincount(conversation[wrap_ups], weights=duration[wrap_ups], minlength=count)
+    # (numpy counts in integers where there is nothing to weigh.)
+    wrap_up = np.bincount(conversation[wrap_ups], weights=duration[wrap_ups], minlength=count).astype(np.float64)
     rating = last_of(np.flatnonzero(ev.type == RATING))
     to_agent = np.flatnonzero(ev.is_assigned_to_agent)
     place = np.searchsorted(to_agent, response) - 1

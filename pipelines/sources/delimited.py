@@ -163,9 +163,9 @@ class Records:
     def restate(self, rows: Rows) -> list[str]:
         """JSON text of the records with these places, without `text`; all values are text."""
         names = {str(place): name for place, name in enumerate(self.header) if name != "text"}
-        table, _ = self.take(rows).parse(list(names))
-        rows_of_fields = table.rename_columns([names[place] for place in table.column_names]).to_pylist()
-        return [json.dumps(fields, ensure_ascii=False) for fields in rows_of_fields]
+        columns = self.take(rows).parse(list(names))[0].to_pydict()
+        fields = zip(*(columns[place] for place in names), strict=True)
+        return [json.dumps(dict(zip(names.values(), row, strict=True)), ensure_ascii=False) for row in fields]
 
     def parse(self, places: list[str]) -> tuple[pa.Table, Rows]:
         """Fields of the records, as text, and which records (from 0) have not as many as the header.
@@ -229,9 +229,7 @@ def read_fields(block: Block, names: Collection[str]) -> Fields:
     positions = block.first_row + np.searchsorted(breaks, starts)
     returns = (starts < ends) & (np.frombuffer(text, np.uint8)[ends - 1] == ord("\r"))
     ends = ends - returns
-    records = Records(text, starts, ends, block.header)
-    full = np.array([bool(records.record(row).strip(b" \t\r")) if short else True for row, short in enumerate(_short(records))], dtype=bool)
-    records, positions = records.take(full), positions[full]
+    records, positions = _without_blank(Records(text, starts, ends, block.header), positions)
     places = {str(place): name for place, name in enumerate(block.header) if name in names}
     bad = np.full(len(positions), block.is_oversize)
     if not bad.any() and not is_utf8(pa.py_buffer(text)):
@@ -248,9 +246,12 @@ def read_fields(block: Block, names: Collection[str]) -> Fields:
     return Fields(columns, positions[~bad], records.take(~bad), Unreadable(positions[bad], raw))
 
 
-def _short(records: Records) -> list[bool]:
-    """Which records may be blank."""
-    return (records.ends - records.starts < 8).tolist()
+def _without_blank(records: Records, positions: Rows) -> tuple[Records, Rows]:
+    full = records.starts < records.ends
+    first = np.frombuffer(records.text, np.uint8)[records.starts.clip(max=len(records.text) - 1)]
+    for row in np.flatnonzero(full & (first <= ord(" "))).tolist():
+        full[row] = bool(records.record(row).strip(b" \t\r"))
+    return records.take(full), positions[full]
 
 
 def _breaks_off(records: Records, row: int) -> bool:
@@ -263,7 +264,7 @@ def _breaks_off(records: Records, row: int) -> bool:
 
 def read(block: Block) -> list[RawRows]:
     """Reads the records of a block that has the contract's columns."""
-    fields = read_fields(block, COLUMN_NAMES)
+    fields = read_fields(block, set(COLUMN_NAMES) - {"text"})
     unknown = tuple(sorted(set(block.header) - set(COLUMN_NAMES) - {""}))
     return [
         RawRows(

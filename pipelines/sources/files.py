@@ -153,8 +153,8 @@ def _remote_matches(pattern: str) -> list[tuple[str, int]]:
 
 def _is_hidden_below(path: str, pattern: str) -> bool:
     """Whether a part of the path that the pattern does not spell out is to be left out."""
-    shared = os.path.commonprefix([path, pattern])
-    below = path[shared.rfind("/") + 1 :]
+    spelled = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    below = path[len(spelled) :] if path.startswith(spelled) else path
     return below.endswith("/") or any(_is_left_out(name) for name in below.split("/"))
 
 
@@ -183,7 +183,9 @@ def _inspected(path: str, size: int, format: str | None) -> InputFile:
             raise UserError(f"Expected plain, gz or zst data in UTF-8, but {path} is {kind}: convert it first.")
     found = _format_of(head)
     if found in ("parquet", "arrow file") and compression != "none":
-        raise UserError(f"Expected no compression around a Parquet or Arrow file, but {path} is {compression}: unpack it.")
+        raise UserError(
+            f"Expected no compression around a Parquet or Arrow file, but {path} is {compression}: unpack it."
+        )
     found = "arrow" if found == "arrow file" else found
     if found == "blank" and named in ("parquet", "arrow"):
         raise UserError(f"Expected {path} to be {named} as {by}, but it is empty: replace the file or leave it out.")
@@ -261,7 +263,12 @@ def open_stream(file: InputFile) -> pa.NativeFile:
       UserError: it cannot be opened.
     """
     stored = open_stored(file.path)
-    return stored if file.compression == "none" else pa.CompressedInputStream(stored, _CODECS[file.compression])
+    return stored if file.compression == "none" else decompressed(stored, file.compression)
+
+
+def decompressed(stored: pa.NativeFile, compression: str) -> pa.NativeFile:
+    """The content of a compressed file ("gz" or "zst"), in order."""
+    return pa.CompressedInputStream(stored, _CODECS[compression])
 
 
 def read_chunks(file: InputFile, size: int) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.sources import delimited, ndjson, tables
+from pipelines.sources import delimited, lines, ndjson, tables
 from pipelines.sources.blocks import Block
 from pipelines.sources.files import InputFile
 from transforms.raw_rows import RawRows
@@ -24,6 +24,13 @@ _READ = {
     "csv": delimited.read,
     "parquet": tables.read_parquet,
     "arrow": tables.read_arrow,
+}
+
+_ESTIMATE = {
+    "ndjson": lines.estimate_rows,
+    "csv": lines.estimate_rows,
+    "parquet": tables.estimate_rows,
+    "arrow": tables.estimate_rows,
 }
 
 
@@ -45,3 +52,12 @@ def read_block(block: Block) -> list[RawRows]:
     if isinstance(block.payload, RawRows):
         return [block.payload]
     return _READ[block.format](block)
+
+
+def estimate_rows(file: InputFile) -> int:
+    """About how many rows a file has, from a look at its beginning; of a Parquet file, exactly.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    return _ESTIMATE[file.format](file)

@@ -9,9 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.sources.blocks import BLOCK_BYTES, MAX_LINE_BYTES, Block
-from pipelines.sources.files import InputFile, read_chunks
+from pipelines.sources.files import InputFile, damaged, decompressed, open_stored, read_chunks
+from transforms.errors import UserError
 from transforms.raw_rows import Rows
 from transforms.schema import RAW_LIMIT
+
+SAMPLE_BYTES = 1 << 20
+"""From so much text the number of lines is estimated."""
 
 SPACES = b" \t\r"
 BRACE, CLOSING_BRACE = ord("{"), ord("}")
@@ -118,3 +122,14 @@ def line_blocks(file: InputFile) -> Iterator[Block]:
             waiting, size, skipping = [], 0, True
     if size:
         yield Block(file.path, file.format, first, b"".join(waiting))
+
+
+def estimate_rows(file: InputFile) -> int:
+    """About how many lines a text file has, from those at its beginning."""
+    with open_stored(file.path) as stored:
+        stream = stored if file.compression == "none" else decompressed(stored, file.compression)
+        try:
+            text = stream.read(SAMPLE_BYTES)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(damaged(file.path, "its beginning", error)) from error
+        return round((text.count(b"\n") + 1) * max(1.0, file.size / max(1, stored.tell())))

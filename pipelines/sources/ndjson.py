@@ -7,6 +7,7 @@ read does not depend on how the file was cut.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -86,7 +87,7 @@ def _read_piece(source: str, lines: Lines, start: int, stop: int) -> Iterator[Ra
         yield _read_singly(source, lines, start, stop)
     else:
         edges = np.linspace(start, stop, PIECES + 1).astype(int).tolist()
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             yield from _read_piece(source, lines, low, high)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources.blocks import BLOCK_ROWS, Block
-from pipelines.sources.files import InputFile, open_stored, open_stream
+from pipelines.sources.files import InputFile, damaged, open_stored, open_stream
 from transforms.errors import UserError
 from transforms.raw_rows import RawRows, Rows, Unreadable
 from transforms.schema import EVENT_COLUMNS, PARSED_EVENTS, RAW_LIMIT, WORD
@@ -25,8 +25,9 @@ PART_ROWS = 1 << 20
 COLUMN_NAMES = tuple(column.name for column in EVENT_COLUMNS)
 
 WORD_COLUMNS = frozenset(
-    name for name in COLUMN_NAMES if name in ("event_type", "author_type") or
-    (name != "text" and PARSED_EVENTS.field(name).type == WORD)
+    name
+    for name in COLUMN_NAMES
+    if name in ("event_type", "author_type") or (name != "text" and PARSED_EVENTS.field(name).type == WORD)
 )
 
 
@@ -77,15 +78,19 @@ def parquet_blocks(file: InputFile) -> Iterator[Block]:
     Raises:
       UserError: the file's footer cannot be read.
     """
-    try:
-        with pq.ParquetFile(open_stored(file.path)) as parquet:
-            metadata = parquet.metadata
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(_damaged(file.path, "its footer", "Parquet", error)) from error
+    metadata = _metadata(file)
     first = 1
     for group in range(metadata.num_row_groups):
         yield Block(file.path, "parquet", first, metadata, row_group=group)
         first += metadata.row_group(group).num_rows
+
+
+def _metadata(file: InputFile) -> pq.FileMetaData:
+    try:
+        with pq.ParquetFile(open_stored(file.path)) as parquet:
+            return parquet.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(damaged(file.path, "its footer", error)) from error
 
 
 def read_parquet(block: Block) -> list[RawRows]:
@@ -98,21 +103,14 @@ def read_parquet(block: Block) -> list[RawRows]:
         source = open_stored(block.source)
         with pq.ParquetFile(source, metadata=block.payload, pre_buffer=True) as parquet:
             schema = parquet.schema_arrow
-        words = [
-            name for name in WORD_COLUMNS if name in schema.names and is_text(schema.field(name).type)
-        ]
+        words = [name for name in WORD_COLUMNS if name in schema.names and is_text(schema.field(name).type)]
         names, unknown = _wanted(schema, block.source)
         source = open_stored(block.source)
         with pq.ParquetFile(source, metadata=block.payload, pre_buffer=True, read_dictionary=words) as parquet:
             table = parquet.read_row_group(block.row_group, columns=names, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(_damaged(block.source, f"row group {block.row_group + 1}", "Parquet", error)) from error
+        raise UserError(damaged(block.source, f"row group {block.row_group + 1}", error)) from error
     return _parts(block, table, unknown)
-
-
-def _damaged(path: str, place: str, kind: str, error: BaseException) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"Expected a whole {kind} file, but {place} of {path} cannot be read ({reason}): replace the file or leave it out."
 
 
 def arrow_blocks(file: InputFile) -> Iterator[Block]:
@@ -135,7 +133,7 @@ def arrow_blocks(file: InputFile) -> Iterator[Block]:
                 yield Block(file.path, "arrow", first, pa.Table.from_batches(waiting).select(names), header=unknown)
                 first, waiting, waiting_rows = first + waiting_rows, [], 0
     except (pa.ArrowException, OSError, EOFError) as error:
-        raise UserError(_damaged(file.path, f"record batch {number + 1}", "Arrow", error)) from error
+        raise UserError(damaged(file.path, f"record batch {number + 1}", error)) from error
     if waiting_rows:
         yield Block(file.path, "arrow", first, pa.Table.from_batches(waiting).select(names), header=unknown)
 
@@ -226,3 +224,14 @@ def _is_bad(value: bytes | None) -> bool:
         return value is not None and value.decode() is None
     except UnicodeDecodeError:
         return True
+
+
+def estimate_rows(file: InputFile) -> int:
+    """Rows of a Parquet file, exactly; about how many an Arrow file has, from its first record batch."""
+    if file.format == "parquet":
+        return int(_metadata(file).num_rows)
+    try:
+        batch = next(_batches(_arrow_reader(file)), None)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(damaged(file.path, "its beginning", error)) from error
+    return round(batch.num_rows * max(1.0, file.size / max(1, batch.nbytes))) if batch is not None else 0
