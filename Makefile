@@ -1,16 +1,21 @@
-# make run    KPIs of a sample, into output/      make test   every test
-# make bench  how fast the batch run is           make lint   ruff and mypy
-# make clean  back to a bare clone                make config what is in force, and why
-PYTHON ?= python3.11
-VENV := .venv
-# A virtual environment cannot be moved, so where it stands is part of what it is made from.
-LOCK_ID := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"; } | cksum | cut -d ' ' -f 1)
-READY := $(VENV)/ready-$(LOCK_ID)
-INPUT ?= $(firstword $(wildcard ../shared/data/ibm_care_dev.ndjson) fixtures/sample/events.ndjson)
-OUTPUT ?= output
+# make         KPIs of a sample of events, into output/
+# make test    every test
+# make bench   how fast the batch run is
+# make lint    ruff and mypy
+# make lock    newest versions that setup.py allows, into requirements.lock
+# make clean   back to a bare clone
 
-.DEFAULT_GOAL := run
-.PHONY: run test bench lint config clean
+PYTHON ?= python3.11
+OUTPUT ?= output
+INPUT ?= $(firstword $(wildcard $(CURDIR)/../shared/data/ibm_care_dev.ndjson) fixtures/sample/events.ndjson)
+
+VENV := .venv
+# Keyed by content, not by time, and by place: a virtual environment cannot be moved.
+KEY := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"; } | cksum | cut -d ' ' -f 1)
+READY := $(VENV)/ready-$(KEY)
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test bench lint lock clean
 
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" --output "$(OUTPUT)"
@@ -26,18 +31,24 @@ lint: $(READY)
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
 
-config: $(READY)
-	$(VENV)/bin/care-kpis config
-
-clean:
-	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-# Exactly what the lock says: a lock that changed makes the environment anew.
-$(READY): requirements.lock setup.py pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "Expected $(PYTHON) on the PATH; install it, or say make PYTHON=…" >&2; exit 2; }
+# Exactly what the lock says; another lock makes the environment anew. --no-compile: most modules are never imported.
+$(READY):
+	@command -v $(PYTHON) >/dev/null || { echo "Expected $(PYTHON) on the PATH: install it, or say make PYTHON=..." >&2; exit 2; }
+	@echo "Installing the packages of requirements.lock into $(VENV) (once, about half a minute)"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(VENV)/bin/python $(PIP) install --no-deps --no-compile -r requirements.lock
+	$(VENV)/bin/python $(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
+
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python $(PIP) install ".[audit,dev,test]"
+	{ echo "# Every package, tools for development and tests included, at the version that was tested: make lock"; \
+	  $(VENV)-lock/bin/python $(PIP) freeze --all --exclude pip --exclude care-kpis; } > requirements.lock
+	rm -rf $(VENV)-lock build
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ README = Path(__file__).parent / "README.md"
 setup(
     name="care-kpis",
     version="0.1.0",
-    description="Customer-care KPIs from conversation events: first response, handle time, resolution, backlog and more.",
+    description="Customer-care KPIs from conversation events: response and handle times, resolution, backlog.",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -18,7 +18,7 @@ setup(
     packages=find_packages(
         include=["pipelines", "pipelines.*", "transforms", "transforms.*", "sinks", "sinks.*", "fixtures", "fixtures.*"]
     ),
-    package_data={"fixtures": ["sample/*", "golden/*"]},
+    package_data={"fixtures": ["sample/*", "golden/**/*"]},
     entry_points={"console_scripts": ["care-kpis = pipelines.cli:main"]},
     install_requires=[
         "apache-beam>=2.77,<3",

@@ -84,7 +84,9 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="TIME",
             help="Moment up to which time has passed, such as 2026-02-01T00:00:00Z.  [default: the latest event]",
         ),
-        click.option("--source", metavar="NAME", help="Whose export the input is.  [default: care events]"),
+        click.option(
+            "--source", metavar="NAME", help="Whose export the input is, such as twcs.  [default: care events]"
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -115,7 +117,7 @@ def care_kpis() -> None:
     "--format",
     "file_format",
     type=click.Choice(FORMATS),
-    help="Format of the input files.  [default: told by each file's name]",
+    help="Format of the input files.  [default: told by content and name]",
 )
 @_settings_options
 @click.option(

@@ -53,9 +53,10 @@ def commit_run(
     counts, latest = read_counts(work)
     as_of = options.settings.as_of if options.settings.as_of is not None else latest
     _check_as_of(as_of, latest)
-    by_reason, letters = _check_dead_letters(work, counts, options.max_dead_letter_rate)
+    by_reason = _check_dead_letters(work, counts, options.max_dead_letter_rate)
+    letters = read_letters(work)
     kept, copies = counts["events_kept"], counts["exact_duplicates"]
-    if counts["rows_read"] != kept + copies + letters.num_rows:
+    if counts["rows_read"] != kept + copies + letters.num_rows or by_reason.total() != letters.num_rows:
         raise AssertionError(f"rows were lost: {counts}, {letters.num_rows} dead letters")
     committed_at = datetime.now(UTC)
     inputs = [{"name": f.path, "bytes": f.size, "rows": counts[f"rows of {f.path}"]} for f in files]
@@ -112,23 +113,22 @@ def _check_as_of(as_of: int | None, latest: int | None) -> None:
         )
 
 
-def _check_dead_letters(work: Path, counts: Counter[str], most: float) -> tuple[Counter[str], pa.Table]:
-    """The dead letters by reason and all of them; refuses a run that has too many."""
-    letters = read_letters(work)
-    reasons = letters["reason"].value_counts()
-    by_reason = Counter({item["values"].as_py(): item["counts"].as_py() for item in reasons})
-    rows = counts["rows_read"]
-    if letters.num_rows > most * rows:
+def _check_dead_letters(work: Path, counts: Counter[str], most: float) -> Counter[str]:
+    """The numbers of dead letters by reason; refuses a run that has too many."""
+    prefix = "dead letter "
+    by_reason = Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
+    rows, dead = counts["rows_read"], by_reason.total()
+    if dead > most * rows:
         commonest = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.most_common(3))
-        first = letters.slice(0, 1).to_pylist()[0]
+        first = read_letters(work, one=True).to_pylist()[0]
         column = f", column {first['column_name']}" if first["column_name"] else ""
         raise UserError(
-            f"Expected at most {most:.1%} of the rows to be dead letters (--max-dead-letter-rate), got "
-            f"{letters.num_rows:,} of {rows:,} ({letters.num_rows / rows:.1%}): {commonest}; the first is row "
-            f"{first['source_row']:,} of {first['source']} ({first['reason']}{column}). Nothing was published: mend "
-            "the input, say its --format or --source, or allow a higher rate."
+            f"Expected at most {most:.1%} of the rows to be dead letters (--max-dead-letter-rate), got {dead:,} of "
+            f"{rows:,} ({dead / rows:.1%}): {commonest}; one is row {first['source_row']:,} of {first['source']} "
+            f"({first['reason']}{column}). Nothing was published: mend the input, say its --format or --source, or "
+            "allow a higher rate."
         )
-    return by_reason, letters
+    return by_reason
 
 
 def _runs_table(run: dict[str, object]) -> pa.Table:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import importlib.metadata
 import itertools
 import logging
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +79,13 @@ class BatchOptions:
     """One batch run, as asked for.
 
     Attributes:
-      inputs: files or glob patterns, in the order given.
+      inputs: files, folders or glob patterns, in the order given.
       output: folder that the results go to.
       settings: settings in force.
-      format: file format (ndjson, csv, parquet); None: told by each file's name.
+      format: file format (ndjson, csv, parquet, arrow); None: told by content and name.
       source: whose event format it is (an adapter's name); None: the contract's own.
       max_dead_letter_rate: share of the rows read, 0 to 1, above which the run fails.
-      beam_args: Beam's options, checked, as they were typed.
+      beam_args: Beam's options as they were typed, for parse_beam_options.
     """
 
     inputs: tuple[str, ...]
@@ -107,29 +105,24 @@ def package_version() -> str:
         return "unknown"
 
 
-def source_names() -> tuple[str, ...]:
-    """Names for --source: the adapters there are, one module each; found without importing them."""
-    import transforms.adapters
-
-    names = (module.name for module in pkgutil.iter_modules(transforms.adapters.__path__))
-    return tuple(sorted(name for name in names if not name.startswith("_")))
-
-
 def source_settings(source: str | None) -> Mapping[str, Any]:
-    """What a source implies, in the shape of care.toml: its adapter's SETTINGS; nothing for the contract's own format.
+    """What a source implies, in the shape of care.toml; nothing for the contract's own events.
+
+    Args:
+      source: an adapter's name, or None.
 
     Raises:
       UserError: there is no adapter of this name.
     """
     if source is None:
         return {}
-    names = source_names()
-    if source not in names:
-        hint = _did_you_mean(source.lower(), {name: name for name in names}) or "."
-        allowed = f"one of {', '.join(names)}, or none for care events" if names else "none"
-        raise UserError(f"--source: expected {allowed}, got {source!r}{hint}")
-    settings: Mapping[str, Any] = getattr(importlib.import_module(f"transforms.adapters.{source}"), "SETTINGS", {})
-    return settings
+    from transforms.adapters import ADAPTERS
+
+    if source not in ADAPTERS:
+        hint = _did_you_mean(source.lower(), {name: name for name in ADAPTERS}) or "."
+        allowed = ", ".join(sorted(ADAPTERS))
+        raise UserError(f"--source: expected one of {allowed}, or no --source for care events, got {source!r}{hint}")
+    return {"default": ADAPTERS[source].settings}
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -41,7 +41,7 @@ class _WriteFn(ThreadedFn):
         super().__init__()
         self._root, self._table, self._by_month_of = root, table, by_month_of
 
-    def work(self, element: tuple[int, pa.Table]) -> None:
+    def work(self, element: tuple[int, pa.Table], side: None) -> None:
         shard, rows = element
         write_partitioned(rows, self._root / self._table.name, self._table, self._by_month_of, f"{shard:05}")
 
@@ -114,9 +114,9 @@ def read_tables(work: Path) -> list[pa.Table]:
     return [_read_arrow(work / name) for name in KPI_FILES]
 
 
-def read_letters(work: Path) -> pa.Table:
-    """All dead letters, in the order of their places."""
-    files = sorted((work / LETTERS_FOLDER).glob("*.arrow"))
+def read_letters(work: Path, one: bool = False) -> pa.Table:
+    """All dead letters in the order of their places; or those of one block, where any will do."""
+    files = sorted((work / LETTERS_FOLDER).glob("*.arrow"))[: 1 if one else None]
     if not files:
         return DEAD_LETTERS.schema.empty_table()
     letters = pa.concat_tables([_read_arrow(file) for file in files])

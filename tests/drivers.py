@@ -20,7 +20,7 @@ from transforms.repeat_contacts import find_repeat_contacts, split_contacts, und
 from transforms.schema import PARSED_EVENTS
 from transforms.settings import Settings
 from transforms.shuffle import split_by_key
-from transforms.statistics import Statistics, add_statistics
+from transforms.statistics import HISTOGRAM_NAMES, Statistics, add_statistics
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ def run_kernels(parts: list[bytes], settings: Settings, shards: int = 1) -> Outc
             conversations |= {s: undo_resolutions(conversations[s], rows) for s, rows in found.rows.items()}
             statistics.append(found.statistics)
     total = add_statistics(statistics)
-    kpis, parts_of_kpis = compute_kpis(total, settings.timezone, as_of or 0)
+    kpis, parts_of_kpis, _ = compute_kpis(total, settings.timezone, as_of or 0)
     dead = [row for table in letters for row in table.to_pylist()]
     counts = {
         "rows_read": sum(p.rows_read for p in parsed),
@@ -128,14 +128,13 @@ def with_running_sums(kpis: list[Row]) -> list[Row]:
     return kpis
 
 
-def whole_numbers(statistics: Statistics) -> dict[tuple[Any, ...], tuple[list[int], dict[int, int]]]:
+def whole_numbers(statistics: Statistics) -> dict[tuple[Any, ...], Any]:
     """Statistics as a mapping from cell to sums and bins, to compare two of them whatever their codes."""
     basis, account, channel, seconds = statistics.unpack()
-    bins: dict[int, dict[int, int]] = {}
-    for cell, packed, count in zip(
-        statistics.cell_of_bins.tolist(), statistics.bins.tolist(), statistics.counts.tolist(), strict=True
-    ):
-        bins.setdefault(cell, {})[packed & 0x7FFF] = count
+    bins: dict[int, dict[tuple[str, int], int]] = {}
+    for name in HISTOGRAM_NAMES:
+        for cell, bucket, count in zip(*(a.tolist() for a in statistics.histogram(name)), strict=True):
+            bins.setdefault(cell, {})[name, bucket] = count
     return {
         (
             int(basis[i]),

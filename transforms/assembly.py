@@ -141,11 +141,21 @@ def _json_text(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return _json_text(values.dictionary).take(values.indices)
     quoted = pc.binary_join_element_wise(pa.scalar('"'), values, pa.scalar('"'), "")
-    special = pc.fill_null(pc.match_substring_regex(values, _SPECIAL), False)
-    if not pc.any(special).as_py():
+    if not _has_special(values):
         return quoted
+    special = pc.fill_null(pc.match_substring_regex(values, _SPECIAL), False)
     escaped = [json.dumps(v.as_py(), ensure_ascii=False) for v in values.filter(special)]
     return pc.replace_with_mask(quoted, special, pa.array(escaped, pa.string()))
+
+
+def _has_special(values: pa.StringArray) -> bool:
+    """Whether any byte of the texts is one that JSON escapes: a quote, a backslash or a control character."""
+    if not len(values):
+        return False
+    _, offsets, data = values.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
+    octets = np.frombuffer(data, np.uint8)[bounds[0] : bounds[1]] if data is not None else np.empty(0, np.uint8)
+    return bool(np.any((octets < 32) | (octets == 34) | (octets == 92)))
 
 
 def _key_ranks(keys: pa.Array, started_at: Rows) -> npt.NDArray[np.int64]:

@@ -68,17 +68,17 @@ class ThreadedFn(beam.DoFn):
         """Begins with nothing under way."""
         self._pending: deque[Future[Any]] = deque()
 
-    def work(self, element: Any, *side: Any) -> Any:
-        """Computes the result of one element; runs in a thread."""
+    def work(self, element: Any, side: Any) -> Any:
+        """Computes the result of one element (and a side input, where the step has one); runs in a thread."""
         raise NotImplementedError(f"{type(self).__name__} has no work to do")
 
     def emit(self, result: Any) -> Iterable[Any]:
         """Yields the outputs of one result; runs in Beam's own thread, where metrics count."""
         yield result
 
-    def process(self, element: Any, *side: Any) -> Iterator[Any]:
+    def process(self, element: Any, side: Any = None) -> Iterator[Any]:
         """Hands the element to a thread, and emits what is ready."""
-        self._pending.append(self._pool.submit(self.work, element, *side))
+        self._pending.append(self._pool.submit(self.work, element, side))
         while len(self._pending) > self.threads:
             yield from self.emit(self._pending.popleft().result())
 

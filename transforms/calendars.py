@@ -42,12 +42,13 @@ class WindowGrid:
 
     @cached_property
     def _first_slice(self) -> tuple[int, npt.NDArray[np.int32], int]:
-        """For each UTC hour the slice in force at its start, the first UTC hour, and the most slices in one hour."""
+        """First UTC hour, the slice in force at the start of each UTC hour, and the most that begin within one."""
         low = int(self.slice_starts[0]) // _HOUR + 1
-        high = int(self.slice_starts[-1]) // _HOUR + 1
+        high = int(self.slice_starts[-1]) // _HOUR
         hours = np.arange(low, high + 1) * _HOUR
         place = np.searchsorted(self.slice_starts, hours, side="right") - 1
-        return low, place.astype(np.int32), int(np.diff(place, append=place[-1]).max(initial=0))
+        last = np.searchsorted(self.slice_starts, hours + _HOUR - 1, side="right") - 1
+        return low, place.astype(np.int32), int((last - place).max(initial=0))
 
     def slices_of(self, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """The slice of each instant.
@@ -59,8 +60,11 @@ class WindowGrid:
           Places in slice_starts.
         """
         low, place, most = self._first_slice
+        # (Exact: within the range of occurred_at a microsecond before an hour is more than a rounding error.)
+        found = place[(at / (_HOUR * 1e6)).astype(np.int64) - low]
+        if not most:
+            return found
         seconds = at // 1_000_000
-        found = place[seconds // _HOUR - low]
         starts = np.append(self.slice_starts, np.iinfo(np.int64).max)
         for _ in range(most):
             found = found + (starts[found + 1] <= seconds)

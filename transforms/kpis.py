@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,8 @@ from transforms.tables import COMMIT_COLUMNS, HISTOGRAM, KPI_STATISTICS, KPI_TAB
 _MILLIONTHS = {s.name for s in STATISTICS if s.kind in ("seconds", "score")}
 
 
-def compute_kpis(statistics: Statistics, timezone: str, as_of: int) -> tuple[pa.Table, pa.Table]:
-    """Makes the rows of `kpis` and `kpi_statistics`.
+def compute_kpis(statistics: Statistics, timezone: str, as_of: int) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Makes the rows of `kpis` and `kpi_statistics`, and the totals.
 
     Args:
       statistics: by slice, as pair_messages gives them, of all shards together.
@@ -36,41 +35,43 @@ def compute_kpis(statistics: Statistics, timezone: str, as_of: int) -> tuple[pa.
       as_of: the moment up to which time has passed, microseconds since the epoch.
 
     Returns:
-      `kpis` without the commit's columns and the running sums, and `kpi_statistics`; both sorted by window_start, then
-      the rest of the key.
+      `kpis` without the commit's columns and the running sums, `kpi_statistics` (both sorted by window_start, then the
+      rest of the key), and the totals of compute_totals.
     """
-    kpis, parts = [], []
+    kpis, parts, totals = [], [], None
     for grain, windows, ends in roll_up(statistics, timezone):
         index = _window_columns(grain, windows, ends)
         complete = pa.array(ends * 1_000_000 <= as_of)
         kpis.append(pa.table({**index, "is_complete": complete, **_values(windows)}))
         parts.append(pa.table({**index, **_parts(windows)}))
+        if grain == "month":
+            totals = compute_totals(windows)
     order = ["window_start", "grain", "basis", "account_id", "channel"]
     names = [c.name for c in KPI_TABLE.columns if c not in COMMIT_COLUMNS]
     return (
         _sorted(pa.concat_tables(kpis).select(names), order),
         _sorted(pa.concat_tables(parts).cast(KPI_STATISTICS.schema), order),
+        totals,
     )
 
 
-def compute_totals(statistics: Statistics) -> pa.Table:
+def compute_totals(months: Statistics) -> pa.Table:
     """Makes one row per channel, and one for all channels together (channel null), over all time.
 
     Args:
-      statistics: by slice.
+      months: statistics by month, or by any other grain.
 
     Returns:
       channel and every KPI that is stored, on the activity basis, all accounts together; busiest channel first.
     """
-    basis, _, channel, _ = statistics.unpack()
+    basis, _, channel, _ = months.unpack()
     zeros = np.zeros(len(basis), np.int64)
-    chosen = replace(statistics, sums=statistics.sums * (basis != OPENED), counts=_of_cells(statistics, basis != OPENED))
-    each = chosen.moved_to_cells(zeros, zeros, channel, zeros)
-    everything = chosen.moved_to_cells(zeros, zeros, zeros, zeros)
+    each, every = (months.moved_to_cells(basis, zeros, code, zeros) for code in (channel, zeros))
     order = np.argsort(-each.sums[SUM_PLACES["message_count"]], kind="stable")
-    rows = pa.table({"channel": _words(each.channels, each.unpack()[2]), **_values(each)}).take(pa.array(order))
-    total = pa.table({"channel": pa.nulls(len(everything.cell), pa.string()), **_values(everything)})
-    return pa.concat_tables([rows, total])
+    rows = pa.table({"channel": _words(each.channels, each.unpack()[2]), **_values(each)})
+    rows = rows.take(pa.array(order[each.unpack()[0][order] != OPENED]))
+    total = pa.table({"channel": pa.nulls(len(every.cell), pa.string()), **_values(every)})
+    return pa.concat_tables([rows, total.filter(pa.array(every.unpack()[0] != OPENED))])
 
 
 def roll_up(statistics: Statistics, timezone: str) -> Iterator[tuple[str, Statistics, Integers]]:
@@ -99,11 +100,6 @@ def roll_up(statistics: Statistics, timezone: str) -> Iterator[tuple[str, Statis
         yield grain, windows, ends
 
 
-def _of_cells(statistics: Statistics, chosen: npt.NDArray[np.bool_]) -> Integers:
-    """The counts of the bins, 0 where their cell is not chosen."""
-    return statistics.counts * chosen[statistics.cell_of_bins]
-
-
 def _window_columns(grain: str, windows: Statistics, ends: Integers) -> dict[str, pa.Array]:
     """The key columns of each cell."""
     basis, account, channel, start = windows.unpack()
@@ -120,19 +116,22 @@ def _window_columns(grain: str, windows: Statistics, ends: Integers) -> dict[str
 def _values(windows: Statistics) -> dict[str, pa.Array]:
     """The value of every KPI that is stored, for each cell."""
     is_opened = windows.unpack()[0] == OPENED
-    out = {}
+    ranks: dict[str, list[int]] = {}
     for kpi in KPIS:
-        if kpi.kind != "running":
-            out[kpi.name] = _value(kpi, windows, is_opened)
-    return out
+        if kpi.quantile is not None:
+            ranks.setdefault(kpi.numerator, []).append(round(kpi.quantile * 100))
+    found = {name: percentiles(windows, name, percents) for name, percents in ranks.items()}
+    return {
+        kpi.name: found[kpi.numerator][round(kpi.quantile * 100)]
+        if kpi.quantile is not None
+        else _value(kpi, windows, is_opened)
+        for kpi in KPIS
+        if kpi.kind != "running"
+    }
 
 
 def _value(kpi: Kpi, windows: Statistics, is_opened: npt.NDArray[np.bool_]) -> pa.Array:
     """The value of one KPI for each cell; a zero denominator gives null."""
-    if kpi.kind == "percentile":
-        assert kpi.quantile is not None
-        middle, none = percentiles(windows, kpi.numerator, round(kpi.quantile * 100))
-        return pa.array(middle / 1e6, mask=none)
     above = windows.sums[SUM_PLACES[kpi.numerator]]
     if kpi.kind == "count":
         return pa.array(above)
@@ -144,28 +143,28 @@ def _value(kpi: Kpi, windows: Statistics, is_opened: npt.NDArray[np.bool_]) -> p
     return pa.array(total / np.maximum(below, 1), mask=below == 0)
 
 
-def percentiles(
-    windows: Statistics, histogram: str, percent: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Nearest-rank percentile of each cell, from its histogram.
+def percentiles(windows: Statistics, histogram: str, percents: list[int]) -> dict[int, pa.Array]:
+    """Nearest-rank percentiles of each cell, from its histogram.
 
     Args:
       windows: k cells.
       histogram: name of a histogram.
-      percent: 1 to 100.
+      percents: ranks, 1 to 100.
 
     Returns:
-      k values in microseconds, and whether there is none.
+      By rank, k values in seconds; null where a histogram is empty.
     """
     place, bucket, count = windows.histogram(histogram)
-    total = np.bincount(place, weights=count, minlength=len(windows.cell)).astype(np.int64)
-    cumulated = np.cumsum(count)
-    before = np.cumsum(total) - total
-    rank = (total * percent + 99) // 100
-    at = np.searchsorted(cumulated, before + rank)
+    cumulated = np.append(0, np.cumsum(count))
+    edges = np.searchsorted(place, np.arange(len(windows.cell) + 1))
+    before, total = cumulated[edges[:-1]], np.diff(cumulated[edges])
     none = total == 0
-    found = np.append(bucket, 0)[np.where(none, len(bucket), at)]
-    return bucket_middle(found), none
+    seconds = bucket_middle(np.append(bucket, 0)) / 1e6
+    out = {}
+    for percent in percents:
+        at = np.searchsorted(cumulated[1:], before + (total * percent + 99) // 100)
+        out[percent] = pa.array(seconds[np.where(none, len(bucket), at)], mask=none)
+    return out
 
 
 def _parts(windows: Statistics) -> dict[str, pa.Array]:

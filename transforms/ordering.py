@@ -92,16 +92,17 @@ def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
 
 def _neighbours_share_key(events: pa.Table, rows: Rows) -> Mask:
     """Whether row i + 1 has the conversation key of row i, by value."""
-    account = codes_of(events["account_id"])[rows]
-    conversation = _one(events["conversation_id"]).take(pa.array(rows))
-    same: Mask = account[1:] == account[:-1]
-    if conversation.null_count == 0:
-        return same & _equal_neighbours(conversation)
-    keyed = np.asarray(conversation.is_valid())
-    channel = codes_of(events["channel"])[rows]
-    customer = _one(events["customer_id"]).take(pa.array(rows))
-    unkeyed_same = (channel[1:] == channel[:-1]) & _equal_neighbours(customer)
-    return same & (keyed[1:] == keyed[:-1]) & np.where(keyed[1:], _equal_neighbours(conversation), unkeyed_same)
+    account, channel = (codes_of(events[name])[rows] for name in ("account_id", "channel"))
+    keyed = np.asarray(_one(events["conversation_id"]).is_valid())[rows]
+    same: Mask = (account[1:] == account[:-1]) & (keyed[1:] == keyed[:-1])
+    for name, chosen in (("conversation_id", keyed), ("customer_id", ~keyed)):
+        # Text is gathered for the rows whose key has it only.
+        some = np.flatnonzero(chosen)
+        if len(some) > 1:
+            text = _one(events[name]).take(pa.array(rows[some]))
+            next_to = np.diff(some) == 1
+            same[some[1:][next_to] - 1] &= _equal_neighbours(text)[next_to]
+    return same & (keyed[1:] | (channel[1:] == channel[:-1]))
 
 
 def _equal_neighbours(values: pa.Array) -> Mask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from transforms.schema import DISMISSED, HANDOFF, RATING, REOPENED, RESOLVED, WRAP_UP
 from transforms.vectors import EventVectors, Mask, Rows
@@ -18,26 +17,27 @@ def conversation_starts(ev: EventVectors) -> Mask:
     Returns:
       One flag an event.
     """
-    begins = ev.key_begins
-    silence = np.diff(ev.at, prepend=ev.at[:1])
-    before = np.append(0, ev.channel[:-1]) if len(ev) else ev.channel
+    if not len(ev):
+        return np.empty(0, bool)
+    begins, limits = ev.key_begins, ev.limits
+    # Only silences over the shortest limit of any channel can end a conversation.
+    long = np.flatnonzero((np.diff(ev.at, prepend=ev.at[:1]) > limits.max_idle.min()) & ~begins)
+    silence, before = ev.at[long] - ev.at[long - 1], ev.channel[long - 1]
     # An unsolved ticket is not given up after a month: max_open may hold where the key has a conversation_id and the
     # earlier event's channel neither splits threads nor infers resolutions and has a life cycle.
-    may_stay_open = (
-        ev.is_keyed
-        & (~ev.limits.split_threads & ~ev.limits.infer_resolution & ev.limits.has_life_cycle)[before]
-    )
-    max_idle, max_open = ev.limits.max_idle[before], ev.limits.max_open[before]
-    surely = begins | (silence > np.where(may_stay_open, max_open, max_idle))
-    undecided = np.flatnonzero(~surely & may_stay_open & (silence > max_idle))
+    may_stay_open = ev.is_keyed[long] & (
+        ~limits.split_threads & ~limits.infer_resolution & limits.has_life_cycle
+    )[before]
+    over = silence > np.where(may_stay_open, limits.max_open[before], limits.max_idle[before])
+    surely = _with(begins, long[over])
+    undecided = long[~over & may_stay_open & (silence > limits.max_idle[before])]
     undecided, solved_by = _after_a_close(ev, undecided)
-    is_split = ~begins & (~ev.is_keyed | ev.limits.split_threads[before])
-    late = np.flatnonzero(is_split & ev.is_spoken)
+    late = _after_a_gap(ev)
     idle = np.empty(0, np.int64)
     # Both rules look back into the conversation only, so deciding again with what is known settles at least the
     # earliest open question each time; almost always the first pass is the last.
     while True:
-        starts = _with(surely, _gap_starts(ev, late, before, _with(surely, idle)))
+        starts = _with(surely, _gap_starts(ev, late, _with(surely, idle)))
         found = _first_after_close(starts, undecided, solved_by)
         starts[found] = True
         if np.array_equal(found, idle):
@@ -77,13 +77,26 @@ def _first_after_close(starts: Mask, undecided: Rows, solved_by: Rows) -> Rows:
     return undecided[np.append(True, np.diff(solved_by) != 0)] if len(undecided) else undecided
 
 
-def _gap_starts(ev: EventVectors, late: Rows, before: npt.NDArray[np.int32], silent: Mask) -> Rows:
+def _after_a_gap(ev: EventVectors) -> Rows:
+    """Messages and replies that rule 2 may split off: not automated, and long enough after the last such event.
+
+    Gaps split keys without a conversation_id, and channels that split threads. The first such event of a key may be
+    one too: then its first event counts.
+    """
+    spoken = np.flatnonzero(ev.is_spoken)
+    far = np.ones(len(spoken), bool)
+    far[1:] = (np.diff(ev.at[spoken]) > ev.limits.gap.min()) | (np.diff(ev.key[spoken]) != 0)
+    rows = spoken[far]
+    rows = rows[~ev.key_begins[rows]]
+    return rows[~ev.is_keyed[rows] | ev.limits.split_threads[ev.channel[rows - 1]]]
+
+
+def _gap_starts(ev: EventVectors, late: Rows, silent: Mask) -> Rows:
     """Rule 2: messages while no turn is due, and replies while none waits, more than gap after the last spoken event.
 
     Args:
       ev: the events.
-      late: messages and replies that are not automated, in keys or channels that gaps split.
-      before: channel of the event before each event.
+      late: the rows that _after_a_gap found.
       silent: starts by rule 1; rule 2 needs no others, for it never breaks a turn that is due.
 
     Returns:
@@ -99,7 +112,7 @@ def _gap_starts(ev: EventVectors, late: Rows, before: npt.NDArray[np.int32], sil
     # Where nobody spoke yet: after the first event, leading ratings and wrap-ups apart (they are stray).
     counted = np.flatnonzero((ev.type != RATING) & (ev.type != WRAP_UP))
     base = np.where((last >= begin) & (last < late), last, counted[np.searchsorted(counted, begin)])
-    over = ev.at[late] - ev.at[base] > ev.limits.gap[before[late]]
+    over = ev.at[late] - ev.at[base] > ev.limits.gap[ev.channel[late - 1]]
     late, begin = late[over], begin[over]
     if not len(late):
         return late

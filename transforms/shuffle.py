@@ -16,10 +16,19 @@ import pyarrow as pa
 from transforms.hashing import conversation_key_hash, hash_column
 from transforms.schema import PARSED_EVENTS
 
-SHUFFLED_EVENTS = PARSED_EVENTS.append(pa.field("key_hash", pa.uint64(), False)).append(
-    pa.field("event_hash", pa.uint64(), False)
+_PLAIN = ("conversation_id", "customer_id")
+
+SHUFFLED_EVENTS = pa.schema(
+    [
+        *(field.with_type(pa.string()) if field.name in _PLAIN else field for field in PARSED_EVENTS),
+        pa.field("key_hash", pa.uint64(), False),
+        pa.field("event_hash", pa.uint64(), False),
+    ]
 )
-"""PARSED_EVENTS and the hashes of the conversation key and of event_id."""
+"""PARSED_EVENTS and the hashes of the conversation key and of event_id.
+
+A block repeats its ids, so their words are hashed once; in a shard they come from many blocks and stand plain.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,20 +56,25 @@ def split_by_key(events: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
     key_hash = conversation_key_hash(
         column["account_id"], column["conversation_id"], column["channel"], column["customer_id"]
     )
-    whole = pa.table(
-        [*whole.columns, pa.array(key_hash), pa.array(hash_column(column["event_id"]))], schema=SHUFFLED_EVENTS
-    )
-    if shards == 1:
-        return [(0, whole)]
+    columns = {**column, "key_hash": pa.array(key_hash), "event_hash": pa.array(hash_column(column["event_id"]))}
     shard = ((key_hash & np.uint64(0xFFFFFFFF)) * np.uint64(shards)) >> np.uint64(32)
     narrow = shard.astype(np.uint8 if shards <= 256 else np.uint16)
-    order = np.argsort(narrow, kind="stable")
     sizes = np.bincount(narrow, minlength=shards)
+    if shards > 1:
+        order = pa.array(np.argsort(narrow, kind="stable"))
+        columns = {name: _take(values, order) for name, values in columns.items()}
+    for name in _PLAIN:
+        columns[name] = columns[name].dictionary.take(columns[name].indices)
+    ordered = pa.Table.from_arrays([columns[name] for name in SHUFFLED_EVENTS.names], schema=SHUFFLED_EVENTS)
     begins = np.cumsum(sizes) - sizes
-    ordered = whole.take(pa.array(order))
     return [
         (int(number), ordered.slice(int(begins[number]), int(sizes[number]))) for number in np.flatnonzero(sizes)
     ]
+
+
+def _take(values: pa.Array, order: pa.Array) -> pa.Array:
+    """The values in another order; a column without any value stays as it is."""
+    return values if values.null_count == len(values) else values.take(order)
 
 
 def write_shards(events: pa.Table, shards: int, folder: str) -> list[tuple[int, ShardFile]]:

@@ -29,7 +29,9 @@ ACTIVITY, OPENED = range(2)
 _TIME_BITS = 34
 _TIME_ZERO = 1 << 32
 _BUCKET_BITS = 12
-_BIN_BITS = _BUCKET_BITS + 3
+_PLACE_BITS = 25
+_HISTOGRAM_BITS = _BUCKET_BITS + _PLACE_BITS
+_COUNT_BITS = 63 - 3 - _HISTOGRAM_BITS
 
 
 def bucket_of(values: Integers) -> Integers:
@@ -57,7 +59,7 @@ class Statistics:
       channels: the channels, by code.
       cell: k packed cells, ascending.
       sums: counts and sums, one row for each of SUM_NAMES, k columns.
-      bins: packed (place of the cell, histogram, bucket), ascending.
+      bins: packed (histogram, place of the cell, bucket), ascending.
       counts: how many values lie in each of bins.
     """
 
@@ -91,14 +93,15 @@ class Statistics:
 
     def histogram(self, name: str) -> tuple[Integers, Integers, Integers]:
         """The bins of one histogram: place of the cell, bucket, count; ascending by the first two."""
-        chosen = np.flatnonzero((self.bins >> _BUCKET_BITS) & 7 == HISTOGRAM_PLACES[name])
-        bins = self.bins[chosen]
-        return bins >> _BIN_BITS, bins & ((1 << _BUCKET_BITS) - 1), self.counts[chosen]
+        place = HISTOGRAM_PLACES[name]
+        first, last = np.searchsorted(self.bins, [place << _HISTOGRAM_BITS, (place + 1) << _HISTOGRAM_BITS])
+        bins = self.bins[first:last]
+        return _place_of(bins), bins & ((1 << _BUCKET_BITS) - 1), self.counts[first:last]
 
     @property
     def cell_of_bins(self) -> Integers:
         """Place of the cell of each of bins."""
-        return self.bins >> _BIN_BITS
+        return _place_of(self.bins)
 
     def moved_to(self, seconds: Integers) -> Statistics:
         """The same statistics with other instants; cells that become equal are added up."""
@@ -112,6 +115,16 @@ class Statistics:
     def _pack(self, basis: Integers, account: Integers, channel: Integers, seconds: Integers) -> Integers:
         key = (basis * max(len(self.accounts), 1) + account) * max(len(self.channels), 1) + channel
         return (key << _TIME_BITS) | (seconds + _TIME_ZERO)
+
+
+def _place_of(bins: Integers) -> Integers:
+    """Place of the cell of each bin."""
+    return (bins >> _BUCKET_BITS) & ((1 << _PLACE_BITS) - 1)
+
+
+def _with_place(bins: Integers, place: Integers) -> Integers:
+    """The bins in other cells."""
+    return (bins & ~(((1 << _PLACE_BITS) - 1) << _BUCKET_BITS)) | (place << _BUCKET_BITS)
 
 
 def add_statistics(parts: Iterable[Statistics]) -> Statistics:
@@ -128,23 +141,22 @@ def add_statistics(parts: Iterable[Statistics]) -> Statistics:
     account_codes = {account: code for code, account in enumerate(accounts)}
     channel_codes = {channel: code for code, channel in enumerate(channels)}
     union = replace(Statistics.zero(), accounts=accounts, channels=channels)
-    cells, first_place, offset = [], [], 0
+    cells = []
     for part in parts:
         basis, account, channel, seconds = part.unpack()
         account = np.array([account_codes[a] for a in part.accounts], np.int64)[account]
         channel = np.array([channel_codes[c] for c in part.channels], np.int64)[channel]
         cells.append(union._pack(basis, account, channel, seconds))
-        first_place.append(part.bins + (offset << _BIN_BITS))
-        offset += len(part.cell)
-    stacked = Statistics(
-        accounts,
-        channels,
-        np.concatenate(cells),
-        np.concatenate([p.sums for p in parts], axis=1),
-        np.concatenate(first_place),
-        np.concatenate([p.counts for p in parts]),
-    )
-    return _gather(accounts, channels, stacked.cell, stacked)
+    cell = np.unique(np.concatenate(cells))
+    sums = np.zeros((len(SUM_NAMES), len(cell)), np.int64)
+    bins = []
+    for part, own in zip(parts, cells, strict=True):
+        place = np.searchsorted(cell, own)
+        for total, row in zip(sums, part.sums, strict=True):
+            total[place] += row
+        bins.append(_with_place(part.bins, place[_place_of(part.bins)]))
+    counts = np.concatenate([part.counts for part in parts])
+    return _without_nothing(Statistics(accounts, channels, cell, sums, *_add_up(np.concatenate(bins), counts)))
 
 
 def _gather(
@@ -158,30 +170,45 @@ def _gather(
       cell: the new cell of each cell of given, in any order.
       given: the statistics.
     """
-    order = np.argsort(cell, kind="stable")
-    ordered = cell[order]
-    first = np.append(True, np.diff(ordered) != 0) if len(cell) else np.empty(0, bool)
+    if len(cell) >= 1 << _PLACE_BITS:
+        raise ValueError(f"expected fewer than {1 << _PLACE_BITS:,} cells, got {len(cell):,}")
+    if not len(cell) or bool(np.all(cell[1:] > cell[:-1])):
+        return _without_nothing(replace(given, accounts=accounts, channels=channels, cell=cell))
+    sums, bins, counts = given.sums, given.bins, given.counts
+    order = np.arange(len(cell))
+    if not bool(np.all(cell[1:] >= cell[:-1])):
+        order = np.argsort(cell, kind="stable")
+        cell, sums = cell[order], sums[:, order]
+    first = np.append(True, np.diff(cell) != 0)
     starts = np.flatnonzero(first)
-    if not len(starts):
-        return replace(Statistics.zero(), accounts=accounts, channels=channels)
     new_place = np.empty(len(cell), np.int64)
     new_place[order] = np.cumsum(first) - 1
-    sums = np.stack([np.add.reduceat(row[order], starts) for row in given.sums])
-    bins = (new_place[given.cell_of_bins] << _BIN_BITS) | (given.bins & ((1 << _BIN_BITS) - 1))
-    bins, counts = _add_up(bins, given.counts)
-    kept = sums.any(axis=0)
-    if not kept.all():
-        place = np.cumsum(kept) - 1
-        bins = (place[bins >> _BIN_BITS] << _BIN_BITS) | (bins & ((1 << _BIN_BITS) - 1))
-    return Statistics(accounts, channels, ordered[starts][kept], sums[:, kept], bins, counts)
+    bins, counts = _add_up(_with_place(bins, new_place[_place_of(bins)]), counts)
+    sums = np.stack([np.add.reduceat(row, starts) for row in sums])
+    return _without_nothing(Statistics(accounts, channels, cell[starts], sums, bins, counts))
+
+
+def _without_nothing(given: Statistics) -> Statistics:
+    """The cells in which something is left."""
+    kept = given.sums.any(axis=0)
+    if kept.all():
+        return given
+    place = np.cumsum(kept) - 1
+    bins = _with_place(given.bins, place[_place_of(given.bins)])
+    return replace(given, cell=given.cell[kept], sums=given.sums[:, kept], bins=bins)
 
 
 def _add_up(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
     """Adds the counts of equal bins; what is left of none is dropped."""
     if not len(bins):
         return bins, counts
-    order = np.argsort(bins, kind="stable")
-    bins, counts = bins[order], counts[order]
+    if 0 < int(counts.min()) and int(counts.max()) < 1 << _COUNT_BITS:
+        # The count rides in the low bits: sorting plain integers is many times faster than sorting places.
+        packed = np.sort((bins << _COUNT_BITS) | counts)
+        bins, counts = packed >> _COUNT_BITS, packed & ((1 << _COUNT_BITS) - 1)
+    else:
+        order = np.argsort(bins, kind="stable")
+        bins, counts = bins[order], counts[order]
     starts = np.flatnonzero(np.append(True, np.diff(bins) != 0))
     counts = np.add.reduceat(counts, starts)
     some = counts != 0
@@ -210,8 +237,8 @@ class StatisticsBuilder:
         self, basis: int, slices: npt.NDArray[np.int32], account: npt.NDArray[np.int32], channel: npt.NDArray[np.int32]
     ) -> Integers:
         """Cells of things that happened: one for each of n slices, account codes (-1 is null) and channel codes."""
-        pair = (account.astype(np.int64) + 1) * len(self._channels) + channel
-        cells = (slices.astype(np.int64) + basis * len(self._slice_starts)) * self._pairs + pair
+        pair = (account.astype(np.int64) + (1 + basis * len(self._accounts))) * len(self._channels) + channel
+        cells = pair * len(self._slice_starts) + slices
         self._cells.append(cells)
         return cells
 
@@ -248,15 +275,15 @@ class StatisticsBuilder:
         for at, (_, name, values) in zip(places, self._sums, strict=True):
             sums[SUM_PLACES[name]] += _exact_sums(at, values, len(used))
         bins = [
-            (at << _BIN_BITS) | (HISTOGRAM_PLACES[name] << _BUCKET_BITS) | bucket_of(values)
+            (HISTOGRAM_PLACES[name] << _HISTOGRAM_BITS) | (at << _BUCKET_BITS) | bucket_of(values)
             for at, (_, name, values) in zip(bin_places, self._bins, strict=True)
         ]
         sorted_bins = np.sort(np.concatenate(bins)) if bins else np.empty(0, np.int64)
         starts = np.flatnonzero(np.append(True, np.diff(sorted_bins) != 0)) if len(sorted_bins) else sorted_bins
         counts = np.diff(starts, append=len(sorted_bins))
-        slices, pair = np.divmod(used, self._pairs) if self._pairs else (used, used)
-        basis, slices = np.divmod(slices, len(self._slice_starts))
-        account, channel = np.divmod(pair, max(len(self._channels), 1))
+        pair, slices = np.divmod(used, max(len(self._slice_starts), 1))
+        pair, channel = np.divmod(pair, max(len(self._channels), 1))
+        basis, account = np.divmod(pair, len(self._accounts))
         empty = replace(Statistics.zero(), accounts=self._accounts, channels=self._channels)
         cell = empty._pack(basis, account, channel, self._slice_starts[slices])
         given = Statistics(self._accounts, self._channels, cell, sums, sorted_bins[starts], counts)

@@ -23,7 +23,7 @@ from transforms import metrics
 from transforms.batches import ThreadedFn
 from transforms.dead_letters import conflict_letters
 from transforms.events import ParsedEvents, parse_events
-from transforms.kpis import compute_kpis, compute_totals
+from transforms.kpis import compute_kpis
 from transforms.ordering import OrderedEvents, order_events
 from transforms.pairing import PairedShard, pair_messages
 from transforms.raw_rows import RawRows
@@ -72,7 +72,7 @@ class _ParseFn(ThreadedFn):
         super().__init__()
         self._read = read
 
-    def work(self, block: Any) -> tuple[str, ParsedEvents]:
+    def work(self, block: Any, side: None) -> tuple[str, ParsedEvents]:
         return block.source, parse_events(self._read(block))
 
     def emit(self, result: tuple[str, ParsedEvents]) -> Iterator[Any]:
@@ -81,10 +81,17 @@ class _ParseFn(ThreadedFn):
         metrics.count("ParseEvents", rows_in=parsed.rows_read, rows_out=parsed.events.num_rows, dead_letters=dead)
         counts = Counter({"rows_read": parsed.rows_read, f"rows of {source}": parsed.rows_read})
         counts.update({f"unknown column {name}": 1 for name in parsed.unknown_columns})
+        counts.update(_letters_by_reason(parsed.dead_letters))
         if dead:
             yield TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
         yield TaggedOutput(COUNTS, counts)
         yield parsed.events
+
+
+def _letters_by_reason(letters: pa.Table) -> dict[str, int]:
+    """Numbers of dead letters, under "dead letter <reason>"."""
+    counted = letters["reason"].value_counts().to_pylist()
+    return {f"dead letter {item['values']}": item["counts"] for item in counted}
 
 
 class ShuffleEvents(beam.PTransform):
@@ -131,7 +138,9 @@ class _OrderFn(ThreadedFn):
         super().__init__()
         self._folder = folder
 
-    def work(self, element: tuple[int, Iterable[ShardFile]]) -> tuple[OrderedShard, OrderedEvents, pa.Table, int | None]:
+    def work(
+        self, element: tuple[int, Iterable[ShardFile]], side: None
+    ) -> tuple[OrderedShard, OrderedEvents, pa.Table, int | None]:
         shard, parts = element
         files = tuple(sorted(parts, key=lambda f: f.path))
         whole = read_shard(files, SHUFFLED_EVENTS.names)
@@ -149,8 +158,9 @@ class _OrderFn(ThreadedFn):
         metrics.count("OrderEvents", rows_out=len(ordered.rows), dead_letters=letters.num_rows)
         if letters.num_rows:
             yield TaggedOutput(DEAD_LETTERS, letters)
-        counts = {"events_kept": len(ordered.rows), "exact_duplicates": ordered.exact_duplicate_count}
-        yield TaggedOutput(COUNTS, Counter(counts))
+        counts = Counter({"events_kept": len(ordered.rows), "exact_duplicates": ordered.exact_duplicate_count})
+        counts.update(_letters_by_reason(letters))
+        yield TaggedOutput(COUNTS, counts)
         if latest is not None:
             yield TaggedOutput(LATEST, latest)
             yield shard
@@ -185,12 +195,12 @@ class _PairFn(ThreadedFn):
         super().__init__()
         self._settings = settings
 
-    def work(self, element: OrderedShard, latest: int | None) -> tuple[int, PairedShard, float]:
+    def work(self, element: OrderedShard, side: int | None) -> tuple[int, PairedShard, float]:
         started = time.monotonic()
         events = read_shard(element.files, self.COLUMNS).combine_chunks()
         rows, key = np.load(element.order)
         ordered = OrderedEvents(rows, key.astype(np.int32), np.empty(0, np.int64), 0)
-        as_of = max(v for v in (self._settings.as_of, latest) if v is not None)
+        as_of = max(v for v in (self._settings.as_of, side) if v is not None)
         return element.shard, pair_messages(events, ordered, self._settings, as_of), time.monotonic() - started
 
     def emit(self, result: tuple[int, PairedShard, float]) -> Iterator[Any]:
@@ -277,7 +287,7 @@ class ComputeKpis(beam.PTransform):
 
 
 def _kpi_tables(statistics: Statistics, timezone: str, as_of: int | None) -> tuple[pa.Table, ...]:
-    return *compute_kpis(statistics, timezone, as_of or 0), compute_totals(statistics)
+    return compute_kpis(statistics, timezone, as_of or 0)
 
 
 class AddStatisticsCombineFn(beam.CombineFn):

@@ -20,7 +20,7 @@ Micros = npt.NDArray[np.int64]
 
 ISO_TIME = (
     r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[T ]([01]\d|2[0-3]):[0-5]\d"
-    r"(:[0-5]\d([.,]\d+)?)?(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)$"
+    r"(:[0-5]\d(\.\d+)?)?(Z|[+-]([01]\d|2[0-3])(:?[0-5]\d)?)$"
 )
 """The accepted text, but for days that their month does not have."""
 
@@ -131,12 +131,25 @@ def _from_text(array: pa.Array, digits_are_numbers: bool) -> Times:
     if digits_are_numbers:
         spelled = pc.match_substring_regex(array, NUMBER_TEXT)
         if pc.any(spelled).as_py():
-            numbers = _from_milliseconds(pc.if_else(spelled, array, None).cast(pa.float64()))
+            numbers = _from_number_text(pc.if_else(spelled, array, None))
             array = pc.if_else(spelled, None, array)
     times = _from_iso_text(array)
     if numbers is None:
         return times
     return Times(pc.coalesce(times.values, numbers), bad_time=times.bad_time)
+
+
+def _from_number_text(array: pa.Array) -> pa.Array:
+    try:
+        return _from_milliseconds(array.cast(pa.int64()))
+    except pa.ArrowInvalid:
+        pass
+    # Digits are cut, not rounded: a double cannot tell 0.9999 ms from 1 ms at today's times.
+    plain = pc.match_substring_regex(array, r"^\d{1,15}(\.\d*)?$")
+    digits = pc.replace_substring_regex(pc.if_else(plain, array, None), r"^(\d+)\.?(\d{0,3}).*$", r"\1.\2000")
+    digits = pc.replace_substring_regex(digits, r"^(\d+)\.(\d{3}).*$", r"\1\2")
+    others = _from_milliseconds(pc.if_else(plain, None, array).cast(pa.float64()))
+    return pc.coalesce(digits.cast(pa.int64()).view(TIMESTAMP), others)
 
 
 def _from_iso_text(array: pa.Array) -> Times:
@@ -153,18 +166,18 @@ def _from_iso_text(array: pa.Array) -> Times:
     good = np.asarray(good.fill_null(False).to_numpy(zero_copy_only=False), dtype=bool)
     good &= ~_leap_days_out_of_place(array, good)
     text = pc.if_else(pa.array(good), array, None)
-    text = pc.replace_substring_regex(text, r"[.,](\d{1,6})\d*", r".\1")
+    text = pc.replace_substring_regex(text, r"\.(\d{1,6})\d*", r".\1")
     bad = valid & ~good
     return Times(text.cast(TIMESTAMP), bad_time=bad if bad.any() else None)
 
 
 def _have_minutes(array: pa.Array) -> bool:
     """Whether every text, each known to be a time for Arrow, has a colon after the hour."""
+    if array.null_count == len(array):
+        return True
     offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, array.offset * 4)[:-1]
     if array.null_count:
         offsets = offsets[valid_rows(array)]
-    if len(offsets) == 0:
-        return True
     return bool((np.frombuffer(array.buffers()[2], np.uint8)[offsets + 13] == ord(":")).all())
 
 

@@ -7,6 +7,7 @@ null in every column; integers are text where text is due.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -78,14 +79,14 @@ def as_words(array: pa.Array) -> tuple[pa.DictionaryArray, Mask | None]:
     return pc.dictionary_encode(values).cast(WORD), wrong
 
 
-def codes_of(words: pa.DictionaryArray, names: tuple[str, ...]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def codes_of(words: pa.DictionaryArray, names: tuple[str, ...]) -> npt.NDArray[np.uint8]:
     """Place of each word in a list of names, as uint8; UNKNOWN for others, ABSENT for null."""
     known = pc.index_in(words.dictionary, value_set=pa.array(names, pa.string()))
     table = np.append(known.fill_null(UNKNOWN).to_numpy(), ABSENT).astype(np.uint8)
     codes = words.indices
     if codes.null_count:
         codes = codes.fill_null(len(table) - 1)
-    return table[codes.to_numpy()]
+    return np.asarray(table[codes.to_numpy()], dtype=np.uint8)
 
 
 def as_numbers(array: pa.Array, from_text: bool = False) -> tuple[pa.Array, Mask | None]:

@@ -240,7 +240,8 @@ def read_fields(block: Block, names: Collection[str]) -> Fields:
         table, invalid = records.take(~bad).parse(list(places))
     bad[np.flatnonzero(~bad)[invalid]] = True
     raw = tuple(
-        records.record(row)[: 4 * RAW_LIMIT].decode("utf-8", "replace")[:RAW_LIMIT] for row in np.flatnonzero(bad)
+        records.record(row)[: 4 * RAW_LIMIT].decode("utf-8", "replace")[:RAW_LIMIT]
+        for row in np.flatnonzero(bad).tolist()
     )
     columns = {name: table.column(place).combine_chunks() for place, name in places.items()}
     return Fields(columns, positions[~bad], records.take(~bad), Unreadable(positions[bad], raw))

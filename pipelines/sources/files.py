@@ -49,6 +49,7 @@ _REFUSED_MAGIC = {
 }
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 _UNFINISHED = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", "~")
+_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
 
 
@@ -137,9 +138,8 @@ def _file_systems() -> Any:
 def _remote_matches(pattern: str) -> list[tuple[str, int]]:
     from apache_beam.io.filesystem import BeamIOError
 
-    candidates = [pattern]
-    if not glob.has_magic(pattern):
-        candidates = [pattern, pattern.rstrip("/") + "/**"]
+    # A folder comes first: where folders are real ones, they "exist" by their plain name as well.
+    candidates = [pattern] if glob.has_magic(pattern) else [pattern.rstrip("/") + "/**", pattern]
     try:
         for candidate in candidates:
             listed = [(m.path, m.size_in_bytes) for m in _file_systems().match([candidate])[0].metadata_list]
@@ -214,7 +214,7 @@ def _format_of(head: bytes) -> str:
         return "arrow file"
     if head.startswith(b"\xff\xff\xff\xff"):
         return "arrow"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(_MARK).lstrip()
     if not text:
         return "blank"
     if text.startswith(b"{"):
@@ -281,10 +281,12 @@ def read_chunks(file: InputFile, size: int) -> Iterator[bytes]:
     with open_stream(file) as stream:
         while True:
             try:
-                chunk = bytes(stream.read(size))
+                # A first read of just the mark's length tells it whatever the size.
+                chunk = bytes(stream.read(size if place else len(_MARK)))
             except (OSError, pa.ArrowException) as error:
                 raise UserError(damaged(file.path, f"byte {place:,} of its content or soon after", error)) from error
             if not chunk:
                 return
-            yield chunk if place else chunk.removeprefix(b"\xef\xbb\xbf")
+            if place or chunk != _MARK:
+                yield chunk
             place += len(chunk)

@@ -54,7 +54,7 @@ class Lines:
         for row in padded.tolist():
             line = text[starts[row] : ends[row]]
             starts[row] += len(line) - len(line.lstrip(SPACES))
-            ends[row] = starts[row] + len(line.strip(SPACES))
+            ends[row] = starts[row] + len(line.strip(SPACES) if line.strip() else b"")
         full = starts < ends
         return cls(text, starts[full], ends[full], numbers[full])
 
@@ -115,10 +115,12 @@ def line_blocks(file: InputFile) -> Iterator[Block]:
             yield Block(file.path, file.format, first, text)
             first += text.count(b"\n")
             waiting, size = [], 0
-        waiting.append(chunk[end:])
-        size += len(chunk) - end
+        if len(chunk) > end:
+            waiting.append(chunk[end:])
+            size += len(chunk) - end
         if size > MAX_LINE_BYTES:
-            yield Block(file.path, file.format, first, waiting[0][: 4 * RAW_LIMIT], is_oversize=True)
+            beginning = b"".join(waiting)[: 4 * RAW_LIMIT]
+            yield Block(file.path, file.format, first, beginning, is_oversize=True)
             waiting, size, skipping = [], 0, True
     if size:
         yield Block(file.path, file.format, first, b"".join(waiting))
@@ -132,4 +134,4 @@ def estimate_rows(file: InputFile) -> int:
             text = stream.read(SAMPLE_BYTES)
         except (OSError, pa.ArrowException) as error:
             raise UserError(damaged(file.path, "its beginning", error)) from error
-        return round((text.count(b"\n") + 1) * max(1.0, file.size / max(1, stored.tell())))
+        return int((text.count(b"\n") + 1) * max(1.0, file.size / max(1, stored.tell())))

@@ -39,6 +39,12 @@ COLUMN_TYPES = {column.name: column.type for column in EVENT_COLUMNS}
 _ODD_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?Inf(?:inity)?\b|-NaN\b')
 
 
+class WrittenNumber(str):
+    """A number with a fraction as it was written: a double would not tell 0.9999 ms from 1 ms at today's times."""
+
+    __slots__ = ()
+
+
 def blocks(file: InputFile) -> Iterator[Block]:
     """Whole lines, about BLOCK_BYTES a block.
 
@@ -71,9 +77,10 @@ def _without_text(line: bytes) -> str:
 def read(block: Block) -> list[RawRows]:
     """Reads the lines of a block."""
     assert isinstance(block.payload, bytes)
-    lines = Lines.of(block.payload, block.first_row)
     if block.is_oversize:
-        return [_part(block.source, lines, np.empty(0, np.int64), {}, {}, [0])]
+        line = Lines(block.payload, np.array([0]), np.array([len(block.payload)]), np.array([block.first_row]))
+        return [_part(block.source, line, np.empty(0, np.int64), {}, {}, [0])]
+    lines = Lines.of(block.payload, block.first_row)
     return list(_read_piece(block.source, lines, 0, len(lines)))
 
 
@@ -166,6 +173,8 @@ def _loads(line: bytes) -> dict[str, object] | None:
             return _loads_deep(line)
     except (ValueError, RecursionError):
         return None
+    if isinstance(row, dict) and type(row.get("occurred_at")) is float and math.isfinite(row["occurred_at"]):
+        row["occurred_at"] = json.loads(text, parse_float=WrittenNumber)["occurred_at"]
     return row if isinstance(row, dict) and not ("\\u" in text and _has_lone_surrogates(row)) else None
 
 
@@ -275,10 +284,12 @@ def _number(value: object) -> float | None:
 
 def _moments(values: list[object], faults: dict[tuple[str, str], Mask]) -> pa.Array:
     texts = parse_times(pa.array([v if type(v) is str else None for v in values], pa.string()))
-    numbers = parse_times(pa.array([_number(v) for v in values], pa.float64()))
+    # What is no finite number is out of range, as -1 is.
+    spelled = [str(v) if type(v) in (int, WrittenNumber) else "-1" if type(v) is float else None for v in values]
+    numbers = parse_times(pa.array(spelled, pa.string()), digits_are_numbers=True)
     if texts.bad_time is not None:
         faults["occurred_at", "bad_time"] = texts.bad_time
-    wrong = np.array([v is not None and type(v) not in (str, int, float) for v in values], dtype=bool)
+    wrong = np.array([v is not None and type(v) not in (str, int, float, WrittenNumber) for v in values], dtype=bool)
     if wrong.any():
         faults["occurred_at", "wrong_type"] = wrong
     return pa.compute.coalesce(texts.values, numbers.values)

@@ -24,6 +24,8 @@ PART_ROWS = 1 << 20
 
 COLUMN_NAMES = tuple(column.name for column in EVENT_COLUMNS)
 
+REQUIRED_COLUMNS = tuple(column.name for column in EVENT_COLUMNS if not column.nullable)
+
 WORD_COLUMNS = frozenset(
     name
     for name in COLUMN_NAMES
@@ -39,23 +41,30 @@ class TableRows:
 
     def restate(self, rows: Rows) -> list[str]:
         """JSON text of the rows with these places, without `text` and nulls."""
-        taken = self.table.take(pa.array(rows))
-        for place, field in enumerate(taken.schema):
-            if pa.types.is_temporal(field.type):
-                taken = taken.set_column(place, field.name, taken.column(place).cast(pa.string()))
+        names = [name for name in self.table.column_names if name != "text"]
+        columns = [_restated(self.table.column(name), rows) for name in names]
         return [
             json.dumps(
-                {name: _spelled(value) for name, value in row.items() if value is not None and name != "text"},
-                ensure_ascii=False,
-                default=str,
+                {n: v for n, v in zip(names, row, strict=True) if v is not None}, ensure_ascii=False, default=str
             )
-            for row in taken.to_pylist()
+            for row in (zip(*columns, strict=True) if names else ((),) * len(rows))
         ]
 
 
-def _spelled(value: object) -> object:
-    """A value as JSON can hold it: NaN and infinity as text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _restated(column: pa.ChunkedArray, rows: Rows) -> list[object]:
+    """Some values of a column as JSON can hold them: moments as text in UTC, NaN and infinity as text."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))
+    if pa.types.is_duration(kind):
+        column = column.cast(pa.int64())
+    elif pa.types.is_temporal(kind):
+        column = column.cast(pa.string())
+    try:
+        values = column.take(pa.array(rows)).to_pylist()
+    except pa.ArrowNotImplementedError:
+        values = [column[row].as_py() for row in rows.tolist()]
+    return [str(v) if isinstance(v, float) and not math.isfinite(v) else v for v in values]
 
 
 def _wanted(schema: pa.Schema, path: str) -> tuple[list[str], tuple[str, ...]]:
@@ -66,6 +75,10 @@ def _wanted(schema: pa.Schema, path: str) -> tuple[list[str], tuple[str, ...]]:
     twice = sorted({name for name in schema.names if name in COLUMN_NAMES and schema.names.count(name) > 1})
     if twice:
         raise UserError(f"Expected each column once, but {path} has {twice[0]} more than once: rename or drop one.")
+    if not set(REQUIRED_COLUMNS) & set(schema.names):
+        raise UserError(
+            f"Expected the columns {', '.join(REQUIRED_COLUMNS)}, but {path} has none of them: give the right file."
+        )
     names = [name for name in COLUMN_NAMES if name in schema.names]
     if "text" in names and is_readable_as_text(schema.field("text").type):
         names.remove("text")
@@ -167,7 +180,7 @@ def _parts(block: Block, table: pa.Table, unknown: tuple[str, ...]) -> list[RawR
     for start in range(0, table.num_rows, PART_ROWS):
         rows = table.slice(start, PART_ROWS)
         positions = np.arange(block.first_row + start, block.first_row + start + rows.num_rows, dtype=np.int64)
-        rows, positions, unreadable = _without_bad_text(rows, positions)
+        rows, positions, unreadable = _without_bad_text(_without_views(rows), positions)
         columns = {name: _whole(rows.column(name)) for name in rows.column_names}
         parts.append(
             RawRows(block.source, columns, positions, TableRows(rows), unreadable=unreadable, unknown_columns=unknown)
@@ -179,6 +192,14 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with text of the plain kind: Arrow cannot pick rows of a string view."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+    return table
+
+
 def _without_bad_text(table: pa.Table, positions: Rows) -> tuple[pa.Table, Rows, Unreadable]:
     """Takes out the rows with text that is not UTF-8; Arrow itself does not look when it reads."""
     bad = np.zeros(table.num_rows, dtype=bool)
@@ -188,18 +209,20 @@ def _without_bad_text(table: pa.Table, positions: Rows) -> tuple[pa.Table, Rows,
     if not bad.any():
         return table, positions, Unreadable()
     rows = np.flatnonzero(bad)
-    readable = pa.Table.from_arrays(
-        [
-            pa.chunked_array([pa.array([None if v is None else v.decode("utf-8", "replace") for v in _bytes_of(c)])])
-            if is_text(c.type) or pa.types.is_dictionary(c.type)
-            else c
-            for c in table.take(pa.array(rows)).columns
-        ],
-        names=table.column_names,
-    )
-    raw = tuple(text[:RAW_LIMIT] for text in TableRows(readable).restate(np.arange(len(rows))))
-    kept = pa.array(~bad)
-    return table.filter(kept), positions[~bad], Unreadable(positions[rows], raw)
+    texts = [
+        c
+        for c in table.column_names
+        if is_text(table.schema.field(c).type) or pa.types.is_dictionary(table.schema.field(c).type)
+    ]
+    shown, kept = table.take(pa.array(rows)), table.filter(pa.array(~bad))
+    for name in texts:
+        place = table.schema.get_field_index(name)
+        values = [None if v is None else v.decode("utf-8", "replace") for v in _bytes_of(shown.column(name))]
+        shown = shown.set_column(place, name, pa.chunked_array([pa.array(values, pa.string())]))
+        # A dictionary would still hold the words that are no text.
+        kept = kept.set_column(place, name, _decoded(kept.column(name)))
+    raw = tuple(text[:RAW_LIMIT] for text in TableRows(shown).restate(np.arange(len(rows))))
+    return kept, positions[~bad], Unreadable(positions[rows], raw)
 
 
 def _is_utf8(chunk: pa.Array) -> bool:
@@ -213,10 +236,15 @@ def _is_utf8(chunk: pa.Array) -> bool:
     return True
 
 
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_dictionary(column.type):
+        return column
+    return pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+
+
 def _bytes_of(column: pa.ChunkedArray) -> list[bytes | None]:
-    if pa.types.is_dictionary(column.type):
-        column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
-    return column.cast(pa.large_binary()).to_pylist()
+    values: list[bytes | None] = _decoded(column).cast(pa.large_binary()).to_pylist()
+    return values
 
 
 def _is_bad(value: bytes | None) -> bool:
@@ -231,7 +259,12 @@ def estimate_rows(file: InputFile) -> int:
     if file.format == "parquet":
         return int(_metadata(file).num_rows)
     try:
-        batch = next(_batches(_arrow_reader(file)), None)
+        reader = _arrow_reader(file)
+        batch = next(_batches(reader), None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(damaged(file.path, "its beginning", error)) from error
-    return round(batch.num_rows * max(1.0, file.size / max(1, batch.nbytes))) if batch is not None else 0
+    if batch is None:
+        return 0
+    if isinstance(reader, pa.ipc.RecordBatchFileReader):
+        return int(batch.num_rows * reader.num_record_batches)
+    return int(batch.num_rows * max(1.0, file.size / max(1, batch.nbytes)))

@@ -1,0 +1,285 @@
+"""The warehouse: every table of a result in one DuckDB file, with comments, macros and views."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sinks.parquet import MONTHS, conform, write_partitioned, write_table
+from sinks.views import KPI_VALUES, WINDOWS, comments, statements
+from transforms.calendars import GRAINS, make_grid
+from transforms.definitions import KPIS
+from transforms.errors import UserError
+from transforms.schema import TIMESTAMP
+from transforms.tables import (
+    COMMIT_COLUMNS,
+    CONVERSATIONS,
+    DEAD_LETTERS,
+    KPI_DEFINITIONS,
+    KPI_STATISTICS,
+    KPI_TABLE,
+    LATE_EVENTS,
+    RUNS,
+    TURNS,
+    Table,
+)
+
+WAREHOUSE = "care.duckdb"
+
+_INDEXED = (KPI_DEFINITIONS.name, RUNS.name)
+"""Tables with a primary key. Of the others, some have a key with null in it, which DuckDB does not take; on
+conversations and turns an index takes longer than loading them (1.6 M and 3.4 M rows: 6 s more than 3 s)."""
+
+_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int32(): "INTEGER",
+    pa.int64(): "BIGINT",
+    pa.float64(): "DOUBLE",
+    pa.bool_(): "BOOLEAN",
+    TIMESTAMP: "TIMESTAMPTZ",
+}
+
+
+def build_warehouse(
+    root: Path,
+    *,
+    kpis: pa.Table,
+    kpi_statistics: pa.Table,
+    dead_letters: pa.Table,
+    runs: pa.Table,
+    late_events: pa.Table | None = None,
+    previous: Path | None = None,
+    threads: int = 2,
+) -> Path:
+    """Completes a result whose conversations and turns lie under `root` as Parquet: the other tables, and care.duckdb.
+
+    Args:
+      root: the folder of the result in the making.
+      kpis: columns of KPI_TABLE without those of the commit.
+      kpi_statistics: columns of KPI_STATISTICS.
+      dead_letters: columns of DEAD_LETTERS.
+      runs: the one row of RUNS of this commit.
+      late_events: columns of LATE_EVENTS; None is none.
+      previous: the folder of the result before, or None: its runs are kept, and rows of kpis that are as they were
+        keep their revision and changed_at.
+      threads: how many DuckDB may use.
+
+    Returns:
+      The DuckDB file, closed and without a write-ahead log.
+
+    Raises:
+      ValueError: a table has not the columns, types or nulls that its specification says.
+      UserError: the disk is full or not writable, or the previous result cannot be read.
+    """
+    runs = conform(runs, RUNS)
+    committed_at = datetime.fromtimestamp(runs["committed_at"].cast(pa.int64())[-1].as_py() / 1e6, UTC)
+    tables = {
+        KPI_TABLE: revise(kpis, previous, committed_at),
+        KPI_STATISTICS: kpi_statistics,
+        KPI_DEFINITIONS: definitions_table(),
+        DEAD_LETTERS: dead_letters,
+        LATE_EVENTS: LATE_EVENTS.schema.empty_table() if late_events is None else late_events,
+        RUNS: append_run(runs, previous),
+    }
+    for spec, table in tables.items():
+        if spec.name in MONTHS:
+            write_partitioned(table, root / spec.name, spec, MONTHS[spec.name], "0")
+        else:
+            write_table(table, root / spec.name / "part-0.parquet", spec)
+    facts = {spec: sorted((root / spec.name).rglob("*.parquet")) for spec in (CONVERSATIONS, TURNS)}
+    return load_warehouse(root / WAREHOUSE, {**facts, **tables}, threads)
+
+
+def load_warehouse(path: Path, sources: dict[Table, pa.Table | Sequence[Path]], threads: int = 2) -> Path:
+    """Makes a DuckDB file of all tables, with comments, macros and views.
+
+    Args:
+      path: the file; what is there is replaced.
+      sources: rows of each published table, as an Arrow table or as Parquet files (no files: no rows).
+      threads: how many DuckDB may use.
+
+    Returns:
+      The file, closed and without a write-ahead log.
+
+    Raises:
+      ValueError: a table is not what its specification says.
+      UserError: the disk is full or not writable.
+    """
+    for file in (path, path.with_name(path.name + ".wal")):
+        file.unlink(missing_ok=True)
+    try:
+        with duckdb.connect(str(path), config={"threads": threads, "autoinstall_known_extensions": False}) as warehouse:
+            # In one transaction: each of the hundreds of comments would otherwise be a commit of its own.
+            warehouse.begin()
+            _define(warehouse, (*sources, WINDOWS))
+            warehouse.commit()
+            for spec, rows in sources.items():
+                _load(warehouse, spec, rows)
+            _load(warehouse, WINDOWS, _windows(warehouse))
+            warehouse.execute("CHECKPOINT")
+    except duckdb.IOException as error:
+        raise UserError(
+            f"Expected to write {path}, but DuckDB says {str(error)!r}: free some space or choose another output "
+            "folder, then run again; an earlier result is untouched."
+        ) from error
+    return path
+
+
+def revise(kpis: pa.Table, previous: Path | None, committed_at: datetime) -> pa.Table:
+    """Tells which rows of `kpis` this commit changes.
+
+    Args:
+      kpis: columns of KPI_TABLE without those of the commit.
+      previous: the folder of the result before, or None.
+      committed_at: when this commit is made.
+
+    Returns:
+      The rows in the order given, with `revision` and `changed_at`: those of before where every other column is as it
+      was, one more and committed_at where one differs, 1 and committed_at where the row is new.
+
+    Raises:
+      UserError: the previous result cannot be read.
+    """
+    spec = Table(KPI_TABLE.name, KPI_TABLE.grain, KPI_TABLE.key, KPI_TABLE.columns[: -len(COMMIT_COLUMNS)])
+    kpis = conform(kpis, spec)
+    revision = pa.array(np.ones(kpis.num_rows, np.int64))
+    changed_at = pa.repeat(pa.scalar(committed_at, TIMESTAMP), kpis.num_rows)
+    if previous is not None:
+        before = _read_previous(previous, KPI_TABLE)
+        names = set(before.column_names)
+        same = " AND ".join(
+            f"n.{c.name} IS NOT DISTINCT FROM {f'p.{c.name}' if c.name in names else 'NULL'}"
+            for c in spec.columns
+            if c.name not in spec.key
+        )
+        with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+            connection.register("before", before)
+            connection.register("after", kpis.append_column("place", pa.array(np.arange(kpis.num_rows))))
+            found = connection.sql(
+                f"SELECT place, {same} AS is_same, revision, epoch_us(changed_at) AS changed_at "
+                f"FROM after AS n JOIN before AS p ON "
+                + " AND ".join(f"n.{name} IS NOT DISTINCT FROM p.{name}" for name in spec.key)
+            ).to_arrow_table()
+        place, is_same = found["place"].to_numpy(), found["is_same"].to_numpy()
+        revisions, changes = np.ones(kpis.num_rows, np.int64), changed_at.cast(pa.int64()).to_numpy().copy()
+        revisions[place] = found["revision"].to_numpy() + ~is_same
+        changes[place[is_same]] = found["changed_at"].to_numpy()[is_same]
+        revision, changed_at = pa.array(revisions), pa.array(changes).cast(TIMESTAMP)
+    return conform(kpis.append_column("revision", revision).append_column("changed_at", changed_at), KPI_TABLE)
+
+
+def append_run(run: pa.Table, previous: Path | None) -> pa.Table:
+    """The runs of the result before, and this one.
+
+    Args:
+      run: rows of RUNS.
+      previous: the folder of the result before, or None.
+
+    Raises:
+      UserError: the previous result cannot be read.
+    """
+    if previous is None:
+        return run
+    before = _read_previous(previous, RUNS)
+    try:
+        return conform(pa.concat_tables([before, run], promote_options="default").sort_by("commit_id"), RUNS)
+    except ValueError as error:
+        raise UserError(
+            f"Expected the runs of the previous result in {previous} to be of this version, but {error}: choose "
+            "another output folder."
+        ) from error
+
+
+def definitions_table() -> pa.Table:
+    """The rows of `kpi_definitions`, one per KPI in the order of the columns of `kpis`."""
+    rows = [{column.name: getattr(kpi, column.name) for column in KPI_DEFINITIONS.columns} for kpi in KPIS]
+    return pa.Table.from_pylist(rows, schema=KPI_DEFINITIONS.schema)
+
+
+def _read_previous(previous: Path, spec: Table) -> pa.Table:
+    """A table of an earlier result, without the columns that it did not have yet or has no more."""
+    try:
+        table = pq.read_table(previous / spec.name, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"Expected the previous result in {previous} to be readable, but {spec.name} is not ({error}): move the "
+            "output folder away, or choose another one, and run again."
+        ) from error
+    return table.select([name for name in spec.schema.names if name in table.column_names])
+
+
+def _windows(warehouse: duckdb.DuckDBPyConnection) -> pa.Table:
+    """Every window of every grain from the first one with a row in kpis to the one of as_of."""
+    last = warehouse.execute("SELECT epoch_us(as_of), timezone FROM runs ORDER BY commit_id DESC LIMIT 1").fetchone()
+    first = warehouse.execute(f"SELECT epoch_us(min(window_start)) FROM {KPI_VALUES}").fetchone()
+    if last is None or last[0] is None or first is None or first[0] is None:
+        return WINDOWS.schema.empty_table()
+    as_of, timezone = last
+    return pa.concat_tables(_windows_of(grain, timezone, first[0], as_of) for grain in GRAINS)
+
+
+def _windows_of(grain: str, timezone: str, first: int, as_of: int) -> pa.Table:
+    grid = make_grid(timezone, first, as_of)
+    slices = grid.slice_starts[(grid.slice_starts >= first // 1_000_000) & (grid.slice_starts * 1_000_000 <= as_of)]
+    starts, ends = grid.windows_of(grain, slices)
+    starts, place = np.unique(starts, return_index=True)
+    ends = ends[place] * 1_000_000
+    return pa.table(
+        [
+            pa.repeat(grain, len(starts)),
+            pa.array(starts * 1_000_000).cast(TIMESTAMP),
+            pa.array(ends).cast(TIMESTAMP),
+            pa.array(ends <= as_of),
+        ],
+        schema=WINDOWS.schema,
+    )
+
+
+def _define(warehouse: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> None:
+    """Makes all tables, macros and views, empty, with their comments."""
+    for spec in tables:
+        name = _name_of(spec)
+        columns = [f"{c.name} {_type(c.type)}{'' if c.nullable else ' NOT NULL'}" for c in spec.columns]
+        key = [f"PRIMARY KEY ({', '.join(spec.key)})"] if name in _INDEXED else []
+        warehouse.execute(f"CREATE TABLE {name} ({', '.join(columns + key)})")
+        note = "" if key else ", unique without being an index"
+        sentence = f"{spec.grain} Key: {', '.join(spec.key)}{note}."
+        for statement in comments("TABLE", name, sentence, spec.columns):
+            warehouse.execute(statement)
+    for statement in statements():
+        warehouse.execute(statement)
+
+
+def _load(warehouse: duckdb.DuckDBPyConnection, spec: Table, rows: pa.Table | Sequence[Path]) -> None:
+    """Fills one table."""
+    name = _name_of(spec)
+    if isinstance(rows, pa.Table):
+        warehouse.execute("SET preserve_insertion_order = true")
+        warehouse.register("rows_to_load", conform(rows, spec))
+        warehouse.execute(f"INSERT INTO {name} SELECT * FROM rows_to_load")
+        warehouse.unregister("rows_to_load")
+    elif rows:
+        # In the order of the files each row group would wait for the one before: twice the time.
+        warehouse.execute("SET preserve_insertion_order = false")
+        warehouse.execute(
+            f"INSERT INTO {name} SELECT {', '.join(c.name for c in spec.columns)} "
+            "FROM read_parquet(?, hive_partitioning = false)",
+            [[glob.escape(str(file)) for file in rows]],
+        )
+
+
+def _name_of(spec: Table) -> str:
+    """Name in the warehouse; `kpis` is the view over its stored part."""
+    return KPI_VALUES if spec == KPI_TABLE else spec.name
+
+
+def _type(kind: pa.DataType) -> str:
+    """The DuckDB type of a column."""
+    return _TYPES.get(kind) or "STRUCT(bucket SMALLINT, count BIGINT)[]"

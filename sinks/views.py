@@ -1,0 +1,252 @@
+"""What a reader of the warehouse asks for at once: macros and views, made from the definitions of the KPIs.
+
+No KPI is spelled here a second time: each value is built from its kind, numerator and denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transforms.definitions import KPIS, STATISTICS, Kpi
+from transforms.schema import TIMESTAMP, Column
+from transforms.tables import COMMIT_COLUMNS, COUNT, KPI_TABLE, SECONDS, WINDOW, Table
+
+KPI_VALUES = "kpi_values"
+"""Table of the warehouse that holds `kpis` as stored; `kpis` itself is a view that adds the running sums."""
+
+ROLLING_DAYS = 28
+
+_STARTS = {column.name: column for column in WINDOW}
+_IS_COMPLETE = KPI_TABLE.columns[len(WINDOW)]
+_KPI_COLUMNS = tuple(Column(k.name, COUNT if k.unit == "count" else SECONDS, k.sentence) for k in KPIS)
+_STATISTIC_KINDS = {statistic.name: statistic.kind for statistic in STATISTICS}
+_AS_OF = "(SELECT as_of FROM runs ORDER BY commit_id DESC LIMIT 1)"
+
+WINDOWS = Table(
+    "windows",
+    "One row per window from the first in which anything fell to the one that as_of lies in, none left out.",
+    ("grain", "window_start"),
+    (_STARTS["grain"], _STARTS["window_start"], _STARTS["window_end"], _IS_COMPLETE),
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: name, sentence, columns in order, and the query that it stands for."""
+
+    name: str
+    sentence: str
+    columns: tuple[Column, ...]
+    query: str
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A macro: name, sentence, and what follows CREATE MACRO."""
+
+    name: str
+    sentence: str
+    signature: str
+
+
+_BUCKET = "CAST(NULL AS SMALLINT)"
+_NEEDED = "-CAST(ceil(q * CAST(list_sum(list_transform(histogram, lambda entry: entry.count)) AS BIGINT)) AS BIGINT)"
+
+MACROS = (
+    Macro(
+        "bucket_seconds",
+        "Seconds that a histogram bucket stands for: its middle, within 0.8 % of every value in it; bucket 0 is 0.",
+        "(bucket) AS CASE WHEN bucket = 0 THEN 0.0::DOUBLE ELSE "
+        "pow(2.0, (bucket - 1) // 64) * (1 + ((bucket - 1) % 64 + 0.5) / 64) / 1e6 END",
+    ),
+    Macro(
+        "histogram_percentile",
+        "Percentile q (0 to 1, nearest rank) of a histogram, in seconds; null where it is empty. Histograms are put "
+        "together by flatten(list(histogram)): histogram_percentile(flatten(list(reply_histogram)), 0.9).",
+        # One pass that starts at minus the rank and stops where it reaches 0.
+        "(histogram, q) AS bucket_seconds(list_reduce(list_sort(histogram), lambda reached, entry: "
+        "CASE WHEN reached.count >= 0 THEN reached "
+        "ELSE {'bucket': entry.bucket, 'count': reached.count + entry.count} END, "
+        f"{{'bucket': {_BUCKET}, 'count': {_NEEDED}}}).bucket)",
+    ),
+    Macro(
+        "merge_histograms",
+        "One histogram out of a list of histograms: merge_histograms(list(reply_histogram)).",
+        "(histograms) AS (SELECT list({'bucket': bucket, 'count': count} ORDER BY bucket) FROM ("
+        "SELECT bucket, CAST(sum(count) AS BIGINT) AS count FROM ("
+        "SELECT unnest(flatten(histograms), recursive := true)) GROUP BY bucket))",
+    ),
+)
+
+
+def merged_value(kpi: Kpi, when: str = "") -> str:
+    """SQL of a KPI over the rows of kpi_statistics that a GROUP BY brings together.
+
+    Args:
+      kpi: any but a running sum.
+      when: a FILTER clause for its aggregates, or nothing.
+
+    Returns:
+      An expression; a zero denominator gives null.
+    """
+
+    def total(name: str) -> str:
+        if _STATISTIC_KINDS[name] in ("seconds", "score"):
+            # Added up as whole millionths: the same result in whatever order the rows come.
+            return f"(coalesce(sum(CAST({name} * 1e6 AS BIGINT)){when}, 0)::DOUBLE / 1e6)"
+        return f"CAST(coalesce(sum({name}){when}, 0) AS BIGINT)"
+
+    if kpi.kind == "percentile":
+        return f"histogram_percentile(flatten(list({kpi.numerator}){when}), {kpi.quantile})"
+    if kpi.kind == "count":
+        return total(kpi.numerator)
+    assert kpi.denominator is not None
+    if kpi.kind == "change":
+        return f"({total(kpi.numerator)} - {total(kpi.denominator)})"
+    return f"({total(kpi.numerator)} / nullif({total(kpi.denominator)}, 0))"
+
+
+def _select(running: Callable[[Kpi], str], stored: Callable[[Kpi], str]) -> str:
+    """The select list of all KPIs in the order of their definitions."""
+    return ", ".join(f"{running(k) if k.kind == 'running' else stored(k)} AS {k.name}" for k in KPIS)
+
+
+def _names(columns: tuple[Column, ...], of: str = "") -> str:
+    return ", ".join(f"{of}{column.name}" for column in columns)
+
+
+def _running(kpi: Kpi) -> str:
+    """A running sum of changes over the window `series`; null where there is none (the opened basis)."""
+    return f"CASE WHEN basis = 'activity' THEN CAST(coalesce(sum({kpi.numerator}) OVER series, 0) AS BIGINT) END"
+
+
+def _series(*names: str) -> str:
+    return f"WINDOW series AS (PARTITION BY {', '.join(names)} ORDER BY window_start ROWS UNBOUNDED PRECEDING)"
+
+
+def _kpis() -> View:
+    columns = (*WINDOW, _IS_COMPLETE, *_KPI_COLUMNS, *COMMIT_COLUMNS)
+    return View(
+        "kpis",
+        KPI_TABLE.grain + " Stored in kpi_values; backlog_count and waiting_count are added on reading.",
+        columns,
+        f"SELECT {_names(WINDOW)}, is_complete, {_select(_running, lambda k: k.name)}, {_names(COMMIT_COLUMNS)} "
+        f"FROM {KPI_VALUES} {_series('basis', 'grain', 'account_id', 'channel')}",
+    )
+
+
+def _kpis_dense() -> View:
+    def filled(kpi: Kpi) -> str:
+        if kpi.kind == "count":
+            return f"coalesce(v.{kpi.name}, 0)"
+        if kpi.kind == "change":
+            return f"CASE WHEN grid.basis = 'activity' THEN coalesce(v.{kpi.name}, 0) END"
+        return f"v.{kpi.name}"
+
+    stored = tuple(kpi for kpi in KPIS if kpi.kind != "running")
+    rows = ", ".join(f"{filled(kpi)} AS {kpi.name}" for kpi in stored)
+    return View(
+        "kpis_dense",
+        "As kpis, with a row for every window from the first of its basis, grain, account and channel to the one that "
+        "as_of lies in: where nothing fell, counts are 0, values null, and backlog and waiting go on.",
+        (*WINDOW, _IS_COMPLETE, *_KPI_COLUMNS, *(Column(c.name, c.type, c.description) for c in COMMIT_COLUMNS)),
+        "WITH firsts AS (SELECT basis, grain, account_id, channel, min(window_start) AS first_start "
+        f"FROM {KPI_VALUES} GROUP BY ALL), "
+        "grid AS (SELECT basis, grain, window_start, window_end, account_id, channel, is_complete "
+        "FROM firsts JOIN windows USING (grain) WHERE window_start >= first_start), "
+        f"filled AS (SELECT {_names(WINDOW, 'grid.')}, grid.is_complete, {rows}, "
+        f"{_names(COMMIT_COLUMNS, 'v.')} FROM grid LEFT JOIN {KPI_VALUES} AS v ON grid.basis = v.basis "
+        "AND grid.grain = v.grain AND grid.window_start = v.window_start AND grid.channel = v.channel "
+        "AND grid.account_id IS NOT DISTINCT FROM v.account_id) "
+        f"SELECT {_names(WINDOW)}, is_complete, {_select(_running, lambda k: k.name)}, {_names(COMMIT_COLUMNS)} "
+        f"FROM filled {_series('basis', 'grain', 'account_id', 'channel')}",
+    )
+
+
+def _kpis_latest_day() -> View:
+    dense = _kpis_dense()
+    return View(
+        "kpis_latest_day",
+        "One row per account and channel: the latest complete day of the time zone (activity basis), days without any "
+        "event too; empty before the first day is complete.",
+        dense.columns,
+        f"SELECT {_names(dense.columns)} FROM kpis_dense WHERE basis = 'activity' AND grain = 'day' AND window_start = "
+        "(SELECT max(window_start) FROM windows WHERE grain = 'day' AND is_complete)",
+    )
+
+
+def _kpis_all_channels() -> View:
+    kept = tuple(c for c in WINDOW if c.name not in ("account_id", "channel"))
+    values = ", ".join(f"{merged_value(k)} AS {k.name}" for k in KPIS if k.kind not in ("running", "change"))
+    changes = ", ".join(
+        f"CASE WHEN basis = 'activity' THEN {merged_value(k)} END AS {k.name}" for k in KPIS if k.kind == "change"
+    )
+    return View(
+        "kpis_all_channels",
+        "One row per basis, grain and window in which anything fell: all accounts and channels together.",
+        (*kept, _IS_COMPLETE, *_KPI_COLUMNS),
+        f"WITH totals AS (SELECT {_names(kept)}, {values}, {changes} FROM kpi_statistics GROUP BY {_names(kept)}) "
+        f"SELECT {_names(kept)}, window_end <= {_AS_OF} AS is_complete, {_select(_running, lambda k: k.name)} "
+        f"FROM totals {_series('basis', 'grain')}",
+    )
+
+
+def _kpis_last_28_days() -> View:
+    within = " FILTER (WHERE is_within)"
+
+    def to_date(kpi: Kpi) -> str:
+        return merged_value(next(change for change in KPIS if change.name == kpi.numerator))
+
+    return View(
+        "kpis_last_28_days",
+        f"One row per channel, and one with channel null for all channels: the {ROLLING_DAYS} days that end with the "
+        "latest complete day (activity basis, all accounts together), or as many as there are; backlog and waiting are "
+        "those at the end.",
+        (
+            Column("channel", _STARTS["channel"].type, "Channel; null: all channels together."),
+            Column("window_start", TIMESTAMP, "First instant of the first day.", False),
+            Column("window_end", TIMESTAMP, "First instant after the last day.", False),
+            Column("day_count", COUNT, "Days in it.", False),
+            *_KPI_COLUMNS,
+        ),
+        "WITH days AS (SELECT window_start, window_end FROM windows WHERE grain = 'day' AND is_complete "
+        f"ORDER BY window_start DESC LIMIT {ROLLING_DAYS}), "
+        "period AS (SELECT min(window_start) AS first_start, max(window_end) AS last_end, count(*) AS day_count "
+        "FROM days), "
+        "parts AS (SELECT s.*, period.*, s.window_start >= first_start AS is_within FROM kpi_statistics AS s, period "
+        "WHERE basis = 'activity' AND grain = 'day' AND s.window_start < last_end) "
+        "SELECT channel, min(first_start) AS window_start, min(last_end) AS window_end, min(day_count) AS day_count, "
+        f"{_select(to_date, lambda k: merged_value(k, within))} FROM parts "
+        "GROUP BY GROUPING SETS ((channel), ()) HAVING count(*) > 0 "
+        "ORDER BY grouping(channel), channel",
+    )
+
+
+VIEWS = (_kpis(), _kpis_dense(), _kpis_latest_day(), _kpis_all_channels(), _kpis_last_28_days())
+"""In the order in which they can be made."""
+
+
+def statements() -> list[str]:
+    """SQL that makes all macros and views with their comments, once the tables are there."""
+    out = []
+    for macro in MACROS:
+        out.append(f"CREATE MACRO {macro.name}{macro.signature}")
+        out.append(f"COMMENT ON MACRO {macro.name} IS {_text(macro.sentence)}")
+    for view in VIEWS:
+        out.append(f"CREATE VIEW {view.name} AS {view.query}")
+        out += comments("VIEW", view.name, view.sentence, view.columns)
+    return out
+
+
+def comments(kind: str, name: str, sentence: str, columns: tuple[Column, ...]) -> list[str]:
+    """SQL that puts the sentences of a TABLE or VIEW and of its columns where a reader finds them."""
+    return [
+        f"COMMENT ON {kind} {name} IS {_text(sentence)}",
+        *(f"COMMENT ON COLUMN {name}.{column.name} IS {_text(column.description)}" for column in columns),
+    ]
+
+
+def _text(value: str) -> str:
+    """A SQL text literal."""
+    return "'" + value.replace("'", "''") + "'"
