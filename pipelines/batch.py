@@ -13,6 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from pipelines.commit import commit_run
+from pipelines.memory import keep_freed_memory
 from pipelines.options import BatchOptions, parse_beam_options
 from pipelines.progress import Progress, SilentProgress
 from pipelines.sources.blocks import Block
@@ -61,6 +62,7 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
       UserError: input, settings or output are not what they have to be; then nothing was published.
     """
     started = time.monotonic()
+    keep_freed_memory()
     beam_options = parse_beam_options(options.beam_args)
     with Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
         files = list_files(options.inputs, options.format)
@@ -99,8 +101,8 @@ def build(
     ordered = told | "OrderEvents" >> OrderEvents(work)
     latest = ordered[LATEST] | "Latest" >> beam.CombineGlobally(_latest)
     as_of = latest | "AsOf" >> beam.Map(_as_of, settings)
-    told = ordered.ordered | "TellPair" >> Tell(stages.token, "Pairing messages")
-    paired = told | "PairMessages" >> PairMessages(settings, latest)
+    told = ordered.ordered | "TellPair" >> Tell(stages.token, "Pairing messages", after=latest)
+    paired = told | "PairMessages" >> PairMessages(settings, latest, work)
     kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of)
 
     paired["conversations"] | "WriteConversations" >> WriteTables(root, CONVERSATIONS, "started_at")

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 import apache_beam as beam
+from apache_beam.pvalue import AsSingleton
 
 from pipelines.progress import Progress
 
@@ -75,16 +76,17 @@ class Stages:
 class Tell(beam.PTransform):
     """Passes elements on; the first tells that a stage begins."""
 
-    def __init__(self, token: str, name: str) -> None:
-        """Takes the token of the run and the name of the stage."""
+    def __init__(self, token: str, name: str, after: beam.PCollection | None = None) -> None:
+        """Takes the token of the run, the name of the stage, and what must be complete before it begins."""
         super().__init__()
-        self._token, self._name = token, name
+        self._token, self._name, self._after = token, name, after
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return elements | beam.Map(_tell, self._token, self._name)
+        after = () if self._after is None else (AsSingleton(self._after),)
+        return elements | beam.Map(_tell, self._token, self._name, *after)
 
 
-def _tell(element: Any, token: str, name: str) -> Any:
+def _tell(element: Any, token: str, name: str, after: Any = None) -> Any:
     Stages.tell(token, name)
     return element

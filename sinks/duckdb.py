@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,13 +89,12 @@ def build_warehouse(
         LATE_EVENTS: LATE_EVENTS.schema.empty_table() if late_events is None else late_events,
         RUNS: append_run(runs, previous),
     }
-    for spec, table in tables.items():
-        if spec.name in MONTHS:
-            write_partitioned(table, root / spec.name, spec, MONTHS[spec.name], "0")
-        else:
-            write_table(table, root / spec.name / "part-0.parquet", spec)
     facts = {spec: sorted((root / spec.name).rglob("*.parquet")) for spec in (CONVERSATIONS, TURNS)}
-    return load_warehouse(root / WAREHOUSE, {**facts, **tables}, threads)
+    with ThreadPoolExecutor(1) as pool:
+        writing_tables = pool.submit(_write_tables, root, tables)
+        load_warehouse(root / WAREHOUSE, {**facts, **tables}, threads)
+        writing_tables.result()
+    return root / WAREHOUSE
 
 
 def load_warehouse(path: Path, sources: dict[Table, pa.Table | Sequence[Path]], threads: int = 2) -> Path:
@@ -201,6 +201,15 @@ def definitions_table() -> pa.Table:
     """The rows of `kpi_definitions`, one per KPI in the order of the columns of `kpis`."""
     rows = [{column.name: getattr(kpi, column.name) for column in KPI_DEFINITIONS.columns} for kpi in KPIS]
     return pa.Table.from_pylist(rows, schema=KPI_DEFINITIONS.schema)
+
+
+def _write_tables(root: Path, tables: dict[Table, pa.Table]) -> None:
+    """Writes the Parquet files of tables below `root`."""
+    for spec, table in tables.items():
+        if spec.name in MONTHS:
+            write_partitioned(table, root / spec.name, spec, MONTHS[spec.name], "0")
+        else:
+            write_table(table, root / spec.name / "part-0.parquet", spec)
 
 
 def _read_previous(previous: Path, spec: Table) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.errors import UserError
+from transforms.schema import WORD, Column
 from transforms.tables import CONVERSATIONS, KPI_STATISTICS, KPI_TABLE, TABLES, TURNS, Table
 
 ROW_GROUP_ROWS = 131_072
@@ -97,7 +98,7 @@ def conform(table: pa.Table, spec: Table) -> pa.Table:
         values = table.column(column.name)
         try:
             columns.append(_as_type(values, column.type))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ValueError(f"expected {spec.name}.{column.name} as {column.type}, got {values.type}") from error
         if not column.nullable and columns[-1].null_count:
             raise ValueError(f"expected no null in {spec.name}.{column.name}, got {columns[-1].null_count}")
@@ -125,24 +126,27 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
       ValueError: the table is not what `spec` says.
       UserError: the disk is full or not writable.
     """
-    conformed = conform(table, spec)
-    columns = [_compact(values) for values in conformed.columns]
-    fields = [pa.field(c.name, v.type, c.nullable) for c, v in zip(spec.columns, columns, strict=True)]
-    packed = pa.table(columns, schema=pa.schema(fields))
+    rows = conform(table, spec)
+    stored = pa.schema([pa.field(c.name, WORD if _is_word(c) else c.type, c.nullable) for c in spec.columns])
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(
             path,
-            packed.schema,
+            stored,
             compression="zstd",
             compression_level=1,
-            use_dictionary=_dictionary_columns(spec),
+            use_dictionary=_dictionary_leaves(spec),
             column_encoding={c.name: "DELTA_BINARY_PACKED" for c in spec.columns if pa.types.is_timestamp(c.type)},
             write_page_index=True,
             sorting_columns=[pq.SortingColumn(spec.schema.get_field_index(name)) for name in sorted_by] or None,
             store_schema=False,
         ) as writer:
-            writer.write_table(packed, row_group_size=ROW_GROUP_ROWS)
+            for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
+                group = [
+                    _as_stored(v.slice(start, ROW_GROUP_ROWS), f.type)
+                    for v, f in zip(rows.columns, stored, strict=True)
+                ]
+                writer.write_table(pa.table(group, schema=stored), row_group_size=ROW_GROUP_ROWS)
             # Left to itself the writer would store an Arrow schema that restores dictionaries in readers of Arrow;
             # this one says what was meant, with the sentences.
             arrow_schema = base64.b64encode(spec.schema.serialize().to_pybytes()).decode("ascii")
@@ -225,40 +229,39 @@ def _month_folder(by_month_of: str, month: str) -> str:
 
 def _as_type(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Casts without loss; dictionary-encoded text stays encoded."""
-    if values.type == kind:
-        return values
     if pa.types.is_dictionary(values.type):
-        if pa.types.is_string(kind) and pa.types.is_string(values.type.value_type):
-            return values.cast(pa.dictionary(pa.int32(), kind)).unify_dictionaries()
-        return values.cast(values.type.value_type).cast(kind)
-    return values.cast(kind)
+        if values.type == WORD and kind == WORD.value_type and not any(c.dictionary.null_count for c in values.chunks):
+            return values
+        values = values.cast(values.type.value_type)
+    return values if values.type == kind else values.cast(kind)
 
 
-def _compact(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Shrinks a dictionary to the values in use, in order of appearance; unpacks it where it does not pay.
+def _as_stored(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """The rows of one group in one piece; words with a dictionary of their own, in order of appearance.
 
-    A month's slice carries the dictionary of the whole table, which would be written with each row group.
+    So the bytes depend neither on chunks nor on how text came, and no group carries the dictionary of the whole table.
     """
     if not pa.types.is_dictionary(values.type):
-        return values
-    array = values.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], values.type)
+        array = values.combine_chunks()
+        return array.dictionary_encode() if kind == WORD else array
+    if kind != WORD:
+        return values.cast(kind).combine_chunks()
+    array = values.unify_dictionaries().combine_chunks()
     used = array.indices.dictionary_encode()
-    words = array.dictionary.take(used.dictionary)
-    if words.null_count or len(words) * 4 > len(array):
-        return pa.chunked_array([array.cast(values.type.value_type)])
-    return pa.chunked_array([pa.DictionaryArray.from_arrays(used.indices, words)])
+    return pa.DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
 
 
-def _dictionary_columns(spec: Table) -> list[str]:
-    """Parquet leaves that get a dictionary: words, flags and counts, which repeat; not times, sums or unique text."""
+def _is_word(column: Column) -> bool:
+    """Is this text that repeats?"""
+    return pa.types.is_string(column.type) and column.name not in UNIQUE_TEXT
+
+
+def _dictionary_leaves(spec: Table) -> list[str]:
+    """Parquet leaves that get a dictionary: words and counts, which repeat; not times, sums, flags or unique text."""
     leaves = []
     for column in spec.columns:
         if pa.types.is_list(column.type):
             leaves += [f"{column.name}.list.element.{field.name}" for field in column.type.value_type]
-        elif column.name not in UNIQUE_TEXT and not (
-            pa.types.is_timestamp(column.type) or pa.types.is_floating(column.type)
-        ):
+        elif _is_word(column) or pa.types.is_integer(column.type):
             leaves.append(column.name)
     return leaves

@@ -21,6 +21,7 @@ _STARTS = {column.name: column for column in WINDOW}
 _IS_COMPLETE = KPI_TABLE.columns[len(WINDOW)]
 _KPI_COLUMNS = tuple(Column(k.name, COUNT if k.unit == "count" else SECONDS, k.sentence) for k in KPIS)
 _STATISTIC_KINDS = {statistic.name: statistic.kind for statistic in STATISTICS}
+_HISTOGRAMS = tuple(statistic.name for statistic in STATISTICS if statistic.kind == "histogram")
 _AS_OF = "(SELECT as_of FROM runs ORDER BY commit_id DESC LIMIT 1)"
 
 WINDOWS = Table(
@@ -84,7 +85,7 @@ def merged_value(kpi: Kpi, when: str = "") -> str:
     """SQL of a KPI over the rows of kpi_statistics that a GROUP BY brings together.
 
     Args:
-      kpi: any but a running sum.
+      kpi: any but a running sum; a percentile is taken from the column `merged` of the CTE of its histogram.
       when: a FILTER clause for its aggregates, or nothing.
 
     Returns:
@@ -97,14 +98,30 @@ def merged_value(kpi: Kpi, when: str = "") -> str:
             return f"(coalesce(sum(CAST({name} * 1e6 AS BIGINT)){when}, 0)::DOUBLE / 1e6)"
         return f"CAST(coalesce(sum({name}){when}, 0) AS BIGINT)"
 
-    if kpi.kind == "percentile":
-        return f"histogram_percentile(flatten(list({kpi.numerator}){when}), {kpi.quantile})"
     if kpi.kind == "count":
         return total(kpi.numerator)
     assert kpi.denominator is not None
     if kpi.kind == "change":
         return f"({total(kpi.numerator)} - {total(kpi.denominator)})"
     return f"({total(kpi.numerator)} / nullif({total(kpi.denominator)}, 0))"
+
+
+def _percentile(kpi: Kpi) -> str:
+    """SQL of a percentile where the CTE of `_merged_histograms` is joined."""
+    return f"histogram_percentile({kpi.numerator}_merged.merged, {kpi.quantile})"
+
+
+def _merged_histograms(source: str, keys: str, sets: str) -> str:
+    """CTEs that add up each histogram over the rows of a source: one row per value of the keys.
+
+    Buckets are added up before lists are made of them: a percentile walks along its list, which has to be short.
+    """
+    return ", ".join(
+        f"{name}_merged AS (SELECT {keys}, list({{'bucket': bucket, 'count': count}}) AS merged FROM ("
+        f"SELECT {keys}, bucket, CAST(sum(count) AS BIGINT) AS count FROM ("
+        f"SELECT {keys}, unnest({name}, recursive := true) FROM {source}) GROUP BY {sets}) GROUP BY {keys})"
+        for name in _HISTOGRAMS
+    )
 
 
 def _select(running: Callable[[Kpi], str], stored: Callable[[Kpi], str]) -> str:
@@ -178,26 +195,39 @@ def _kpis_latest_day() -> View:
 
 def _kpis_all_channels() -> View:
     kept = tuple(c for c in WINDOW if c.name not in ("account_id", "channel"))
-    values = ", ".join(f"{merged_value(k)} AS {k.name}" for k in KPIS if k.kind not in ("running", "change"))
-    changes = ", ".join(
-        f"CASE WHEN basis = 'activity' THEN {merged_value(k)} END AS {k.name}" for k in KPIS if k.kind == "change"
-    )
+    keys = "basis, grain, window_start"
+
+    def total(kpi: Kpi) -> str:
+        return (
+            f"CASE WHEN basis = 'activity' THEN {merged_value(kpi)} END" if kpi.kind == "change" else merged_value(kpi)
+        )
+
+    totals = ", ".join(f"{total(k)} AS {k.name}" for k in KPIS if k.kind not in ("running", "percentile"))
+    joins = " ".join(f"LEFT JOIN {name}_merged USING ({keys})" for name in _HISTOGRAMS)
     return View(
         "kpis_all_channels",
         "One row per basis, grain and window in which anything fell: all accounts and channels together.",
         (*kept, _IS_COMPLETE, *_KPI_COLUMNS),
-        f"WITH totals AS (SELECT {_names(kept)}, {values}, {changes} FROM kpi_statistics GROUP BY {_names(kept)}) "
-        f"SELECT {_names(kept)}, window_end <= {_AS_OF} AS is_complete, {_select(_running, lambda k: k.name)} "
-        f"FROM totals {_series('basis', 'grain')}",
+        f"WITH totals AS (SELECT {_names(kept)}, {totals} FROM kpi_statistics GROUP BY {_names(kept)}), "
+        f"{_merged_histograms('kpi_statistics', keys, f'{keys}, bucket')} "
+        f"SELECT {_names(kept)}, window_end <= {_AS_OF} AS is_complete, "
+        f"{_select(_running, lambda k: _percentile(k) if k.kind == 'percentile' else k.name)} "
+        f"FROM totals {joins} {_series('basis', 'grain')}",
     )
 
 
 def _kpis_last_28_days() -> View:
-    within = " FILTER (WHERE is_within)"
+    by_name = {kpi.name: kpi for kpi in KPIS}
 
-    def to_date(kpi: Kpi) -> str:
-        return merged_value(next(change for change in KPIS if change.name == kpi.numerator))
+    def value(kpi: Kpi) -> str:
+        if kpi.kind == "running":
+            return merged_value(by_name[kpi.numerator])
+        return merged_value(kpi, " FILTER (WHERE is_within)")
 
+    totals = ", ".join(f"{value(k)} AS {k.name}" for k in KPIS if k.kind != "percentile")
+    joins = " ".join(
+        f"LEFT JOIN {name}_merged ON totals.channel IS NOT DISTINCT FROM {name}_merged.channel" for name in _HISTOGRAMS
+    )
     return View(
         "kpis_last_28_days",
         f"One row per channel, and one with channel null for all channels: the {ROLLING_DAYS} days that end with the "
@@ -215,11 +245,13 @@ def _kpis_last_28_days() -> View:
         "period AS (SELECT min(window_start) AS first_start, max(window_end) AS last_end, count(*) AS day_count "
         "FROM days), "
         "parts AS (SELECT s.*, period.*, s.window_start >= first_start AS is_within FROM kpi_statistics AS s, period "
-        "WHERE basis = 'activity' AND grain = 'day' AND s.window_start < last_end) "
-        "SELECT channel, min(first_start) AS window_start, min(last_end) AS window_end, min(day_count) AS day_count, "
-        f"{_select(to_date, lambda k: merged_value(k, within))} FROM parts "
-        "GROUP BY GROUPING SETS ((channel), ()) HAVING count(*) > 0 "
-        "ORDER BY grouping(channel), channel",
+        "WHERE basis = 'activity' AND grain = 'day' AND s.window_start < last_end), "
+        f"{_merged_histograms('parts WHERE is_within', 'channel', 'GROUPING SETS ((channel, bucket), (bucket))')}, "
+        "totals AS (SELECT channel, min(first_start) AS window_start, min(last_end) AS window_end, "
+        f"min(day_count) AS day_count, {totals} FROM parts GROUP BY GROUPING SETS ((channel), ()) HAVING count(*) > 0) "
+        "SELECT totals.channel, window_start, window_end, day_count, "
+        f"{_select(lambda k: k.name, lambda k: _percentile(k) if k.kind == 'percentile' else k.name)} "
+        f"FROM totals {joins} ORDER BY totals.channel IS NULL, totals.channel",
     )
 
 

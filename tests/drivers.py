@@ -65,9 +65,8 @@ def run_kernels(parts: list[bytes], settings: Settings, shards: int = 1) -> Outc
         for s, t in whole.items()
     }
     letters += [conflict_letters(t.take(pa.array(ordered[s].conflicts))) for s, t in whole.items()]
-    latest = max(
-        (int(t["occurred_at"].cast(pa.int64()).to_numpy()[ordered[s].rows].max()) for s, t in whole.items()), default=None
-    )
+    at = {s: t["occurred_at"].cast(pa.int64()).to_numpy()[ordered[s].rows] for s, t in whole.items()}
+    latest = max((int(times.max()) for times in at.values()), default=None)
     as_of = settings.as_of if settings.as_of is not None else latest
     paired = {
         s: pair_messages(t, ordered[s], settings, max(v for v in (as_of, latest) if v is not None))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 from drivers import Outcome, run_kernels, whole_numbers
-from golden import cases, compare, compare_tables, expected, lines_of, settings_of
+from golden import cases, compare, compare_tables, expected, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import clean_world, world

@@ -100,6 +100,7 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, orde
     parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(row_of[by]))
     started, ended = ev.at[first], np.where(end >= 0, ev.at[np.maximum(end, 0)], NEVER) if len(by) else end
     answered = outcome == ANSWERED
+    agent = np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end
     columns = {
         "conversation_key": parent["conversation_key"],
         "started_at": parent["started_at"],
@@ -110,7 +111,9 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, orde
         "turn_ended_at": _times(ended),
         "bot_replied_at": _times(np.where(bot >= 0, ev.at[np.maximum(bot, 0)], NEVER) if len(by) else bot),
         "outcome": _labels(OUTCOMES, outcome),
-        "agent_id": _words(events, "agent_id", np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end),
+        "agent_id": _words(
+            events, "agent_id", np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end
+        ),
         "message_count": pa.array(turns.message_count[by]),
         "is_responded": pa.array(turns.is_responded[by]),
         "needs_reply": pa.array(turns.needs_reply[by]),

@@ -126,9 +126,7 @@ def _grid(timezone: str, first_day: int, last_day: int) -> WindowGrid:
         day_starts.append(np.maximum(dates * 86_400 - offset, start))
     all_days, all_starts = np.concatenate(days), np.concatenate(day_starts)
     known, place = np.unique(all_days, return_index=True)
-    return WindowGrid(
-        np.concatenate(slices), np.concatenate(hours), np.maximum.accumulate(all_starts[place]), known
-    )
+    return WindowGrid(np.concatenate(slices), np.concatenate(hours), np.maximum.accumulate(all_starts[place]), known)
 
 
 def _offsets(timezone: str, low: int, high: int) -> tuple[list[int], list[int]]:

@@ -98,9 +98,7 @@ def _hash_text(column: pa.StringArray) -> Hashes:
     return hashes
 
 
-def conversation_key_hash(
-    account: pa.Array, conversation: pa.Array, channel: pa.Array, customer: pa.Array
-) -> Hashes:
+def conversation_key_hash(account: pa.Array, conversation: pa.Array, channel: pa.Array, customer: pa.Array) -> Hashes:
     """Hashes the conversation key of each row.
 
     The key is (account, conversation) where a conversation_id is given, else (account, channel, customer).

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from transforms.moves import INFERRED, Moves
 from transforms.schema import DISMISSED, HELD, REOPENED, RESOLVED, RESUMED
 from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows
 
 OPEN, STATE_RESOLVED, STATE_DISMISSED = range(3)
 STATES = ("open", "resolved", "dismissed")
-_INFERRED = 100
-"""Type code of a move to resolved that silence made; it stands right behind the last event before the silence."""
 
 
 @dataclass(frozen=True)
@@ -50,44 +49,6 @@ class LifeCycles:
     hold: Rows
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """Events that can move the state, in order, inferred resolutions among them.
-
-    place is 2 * row, or 2 * row + 1 for an inferred resolution after that row.
-    """
-
-    place: Rows
-    type: npt.NDArray[np.uint8]
-    conversation: Codes
-    is_close: Mask
-    opens: Mask
-    closes: Mask
-
-    @property
-    def row(self) -> Rows:
-        return self.place >> 1
-
-    @staticmethod
-    def of(ev: EventVectors, conversation: Codes, inferred: Rows) -> _Moves:
-        """Merges the events and the inferred resolutions; marks what really moves the state."""
-        rows = np.flatnonzero(
-            ev.is_message | (ev.type == REOPENED) | (ev.type == RESOLVED) | (ev.type == DISMISSED)
-        )
-        place, kind = 2 * rows, ev.type[rows]
-        if len(inferred):
-            place = np.append(place, 2 * inferred + 1)
-            kind = np.append(kind, np.full(len(inferred), _INFERRED, np.uint8))
-            order = np.argsort(place, kind="stable")
-            place, kind = place[order], kind[order]
-        own = conversation[place >> 1]
-        is_close = (kind == RESOLVED) | (kind == DISMISSED) | (kind == _INFERRED)
-        if not len(place):
-            return _Moves(place, kind, own, is_close, is_close, is_close)
-        closed_before = np.append(False, is_close[:-1] & (own[1:] == own[:-1]))
-        return _Moves(place, kind, own, is_close, ~is_close & closed_before, is_close & ~closed_before)
-
-
 def follow_life_cycles(
     ev: EventVectors, conversation: Codes, begin: Rows, first_message: Rows, as_of: int
 ) -> LifeCycles:
@@ -103,7 +64,7 @@ def follow_life_cycles(
     count = len(begin)
     humans = np.append(0, np.cumsum(ev.is_human_reply))
     inferred = _infer_resolutions(ev, conversation, begin, humans, as_of)
-    moves = _Moves.of(ev, conversation, inferred)
+    moves = Moves.of(ev, conversation, inferred)
     opened = np.flatnonzero(moves.opens)
     closed = np.flatnonzero(moves.closes)
 
@@ -174,9 +135,7 @@ class _Outcomes:
     moved_at: Rows
 
 
-def _outcomes(
-    ev: EventVectors, moves: _Moves, ended: Rows, close: Rows, never_was: Mask, answered: Mask
-) -> _Outcomes:
+def _outcomes(ev: EventVectors, moves: Moves, ended: Rows, close: Rows, never_was: Mask, answered: Mask) -> _Outcomes:
     """Composes the outcomes of the periods of each conversation.
 
     The events between a close and the next opening form one run; an explicit `resolved` in it replaces an inferred
@@ -205,7 +164,7 @@ def _outcomes(
 
     own = ~never_was[ended]
     by_dismissal = own & (kind == DISMISSED) & answered[ended]
-    by_inference = own & (kind == _INFERRED)
+    by_inference = own & (kind == INFERRED)
     # Own outcome: (resolved?, at, inferred?) with the run's explicit `resolved` applied where it changes it.
     own_resolved = by_dismissal | by_inference | has_resolve
     own_at = np.where(by_dismissal | (by_inference & ~has_resolve), at[by], resolve_at)
@@ -255,14 +214,14 @@ def _infer_resolutions(ev: EventVectors, conversation: Codes, begin: Rows, human
     # A silence looks back only, so that each pass settles at least the earliest open one of every conversation; all
     # but chains of `reopened` are settled by the second.
     while True:
-        moves = _Moves.of(ev, conversation, inferred)
+        moves = Moves.of(ev, conversation, inferred)
         found = rows[_open_and_answered(moves, rows, conversation, begin, humans)]
         if np.array_equal(found, inferred):
             return inferred
         inferred = found
 
 
-def _open_and_answered(moves: _Moves, rows: Rows, conversation: Codes, begin: Rows, humans: Rows) -> Mask:
+def _open_and_answered(moves: Moves, rows: Rows, conversation: Codes, begin: Rows, humans: Rows) -> Mask:
     """Whether, after each of rows, the state is open and a human replied since it last became so."""
     begins = begin[conversation[rows]]
     if not len(moves.place):
@@ -277,7 +236,7 @@ def _open_and_answered(moves: _Moves, rows: Rows, conversation: Codes, begin: Ro
     return is_open & (humans[rows + 1] > humans[since])
 
 
-def _hold_times(ev: EventVectors, conversation: Codes, moves: _Moves, count: int) -> Rows:
+def _hold_times(ev: EventVectors, conversation: Codes, moves: Moves, count: int) -> Rows:
     """Time on hold: from `held` in state open to the next `resumed` or move out of open, microseconds."""
     held = np.flatnonzero(ev.type == HELD)
     hold = np.zeros(count, np.int64)

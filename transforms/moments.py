@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from transforms.calendars import WindowGrid
+from transforms.counting import StatisticsBuilder
 from transforms.facts import Facts
 from transforms.life_cycle import STATE_DISMISSED, STATE_RESOLVED, LifeCycles
-from transforms.statistics import ACTIVITY, OPENED, Integers, Statistics, StatisticsBuilder
+from transforms.statistics import ACTIVITY, OPENED, Integers, Statistics
 from transforms.turns import ANSWERED, Turns
 from transforms.vectors import NEVER, Codes, EventVectors, Mask
 

@@ -66,7 +66,7 @@ def _sort_packed(hashes: Hashes) -> tuple[Rows, Hashes]:
 
     The row number rides in the low bits, so that one sort of plain integers does it.
     """
-    low = np.uint64((1 << int(len(hashes)).bit_length()) - 1)
+    low = np.uint64((1 << len(hashes).bit_length()) - 1)
     packed = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
     packed.sort()
     rows = (packed & low).astype(np.int64)
@@ -77,7 +77,7 @@ def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
     """Brings the rows of each key together, in arrival order; marks where a key begins."""
     rows, hashes = _sort_packed(key_hash)
     starts = np.append(True, hashes[1:] != hashes[:-1])
-    top = np.uint64(~((1 << int(len(rows)).bit_length()) - 1) & 0xFFFFFFFFFFFFFFFF)
+    top = np.uint64(~((1 << len(rows).bit_length()) - 1) & 0xFFFFFFFFFFFFFFFF)
     if bool(np.any(starts[1:] & ((hashes[1:] & top) == (hashes[:-1] & top)))):
         rows = np.argsort(key_hash, kind="stable")
         hashes = key_hash[rows]
@@ -129,7 +129,7 @@ def _drop_copies(
     """
     nothing = np.empty(0, np.int64)
     candidates, found = _sort_packed(hashes)
-    low = np.uint64((1 << int(len(rows)).bit_length()) - 1)
+    low = np.uint64((1 << len(rows).bit_length()) - 1)
     twins = (found[1:] | low) == (found[:-1] | low)
     if not twins.any():
         return None, nothing, 0
@@ -138,7 +138,9 @@ def _drop_copies(
     key_of_row[rows] = key
     some = events.take(pa.array(candidates))
     group = combine_codes([key_of_row[candidates].astype(np.int64), dense_codes(some["event_id"])])
-    content = [_content_rank(some, name) for name in ("occurred_at", *(c for c in CONTENT_COLUMNS if c != "occurred_at"))]
+    content = [
+        _content_rank(some, name) for name in ("occurred_at", *(c for c in CONTENT_COLUMNS if c != "occurred_at"))
+    ]
     order = np.lexsort([*content[::-1], group])
     candidates, group = candidates[order], group[order]
     first = np.append(True, np.diff(group) != 0)

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.calendars import make_grid
+from transforms.counting import StatisticsBuilder
 from transforms.hashing import combine_hashes, hash_column
 from transforms.ordering import combine_codes, dense_codes
-from transforms.statistics import ACTIVITY, OPENED, Statistics, StatisticsBuilder
+from transforms.statistics import ACTIVITY, OPENED, Statistics
 from transforms.tables import CONVERSATIONS
 
 CONTACT_COLUMNS = (
@@ -121,9 +122,7 @@ def _first_contact_resolutions(contacts: pa.Table, timezone: str) -> Statistics:
     channel = contacts["channel"].combine_chunks().dictionary_encode()
     account_codes = np.asarray(account.indices.fill_null(-1)).astype(np.int32)
     channel_codes = np.asarray(channel.indices).astype(np.int32)
-    to = StatisticsBuilder(
-        grid.slice_starts, [None, *account.dictionary.to_pylist()], channel.dictionary.to_pylist()
-    )
+    to = StatisticsBuilder(grid.slice_starts, [None, *account.dictionary.to_pylist()], channel.dictionary.to_pylist())
     for basis, at in ((ACTIVITY, handled), (OPENED, opened)):
         cells = to.cells(basis, grid.slices_of(at), account_codes, channel_codes)
         to.count("first_contact_resolution_count", cells)

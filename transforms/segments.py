@@ -25,9 +25,9 @@ def conversation_starts(ev: EventVectors) -> Mask:
     silence, before = ev.at[long] - ev.at[long - 1], ev.channel[long - 1]
     # An unsolved ticket is not given up after a month: max_open may hold where the key has a conversation_id and the
     # earlier event's channel neither splits threads nor infers resolutions and has a life cycle.
-    may_stay_open = ev.is_keyed[long] & (
-        ~limits.split_threads & ~limits.infer_resolution & limits.has_life_cycle
-    )[before]
+    may_stay_open = (
+        ev.is_keyed[long] & (~limits.split_threads & ~limits.infer_resolution & limits.has_life_cycle)[before]
+    )
     over = silence > np.where(may_stay_open, limits.max_open[before], limits.max_idle[before])
     surely = _with(begins, long[over])
     undecided = long[~over & may_stay_open & (silence > limits.max_idle[before])]

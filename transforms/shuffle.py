@@ -67,9 +67,7 @@ def split_by_key(events: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
         columns[name] = columns[name].dictionary.take(columns[name].indices)
     ordered = pa.Table.from_arrays([columns[name] for name in SHUFFLED_EVENTS.names], schema=SHUFFLED_EVENTS)
     begins = np.cumsum(sizes) - sizes
-    return [
-        (int(number), ordered.slice(int(begins[number]), int(sizes[number]))) for number in np.flatnonzero(sizes)
-    ]
+    return [(int(number), ordered.slice(int(begins[number]), int(sizes[number]))) for number in np.flatnonzero(sizes)]
 
 
 def _take(values: pa.Array, order: pa.Array) -> pa.Array:

@@ -8,7 +8,8 @@ value in it, on every machine alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,20 @@ class Statistics:
         none = np.empty(0, np.int64)
         return Statistics((), (), none, np.empty((len(SUM_NAMES), 0), np.int64), none, none)
 
+    def save(self, path: str) -> None:
+        """Writes the statistics to a file that `load` reads."""
+        with open(path, "wb") as file:
+            pickle.dump((self.accounts, self.channels), file)
+            for values in (self.cell, self.sums, self.bins, self.counts):
+                np.save(file, values)
+
+    @staticmethod
+    def load(path: str) -> Statistics:
+        """Reads what `save` wrote."""
+        with open(path, "rb") as file:
+            names = pickle.load(file)
+            return Statistics(*names, *(np.load(file) for _ in range(4)))
+
     def __neg__(self) -> Statistics:
         """What takes these statistics away when it is added."""
         return replace(self, sums=-self.sums, counts=-self.counts)
@@ -110,11 +125,17 @@ class Statistics:
 
     def moved_to_cells(self, basis: Integers, account: Integers, channel: Integers, seconds: Integers) -> Statistics:
         """The same statistics in other cells, given by their codes; cells that become equal are added up."""
-        return _gather(self.accounts, self.channels, self._pack(basis, account, channel, seconds), self)
+        return _gather(self.accounts, self.channels, self.pack(basis, account, channel, seconds), self)
 
-    def _pack(self, basis: Integers, account: Integers, channel: Integers, seconds: Integers) -> Integers:
+    def pack(self, basis: Integers, account: Integers, channel: Integers, seconds: Integers) -> Integers:
+        """Packed cells of bases, account codes, channel codes and instants (seconds since the epoch)."""
         key = (basis * max(len(self.accounts), 1) + account) * max(len(self.channels), 1) + channel
         return (key << _TIME_BITS) | (seconds + _TIME_ZERO)
+
+
+def pack_bins(histogram: str, place: Integers, values: Integers) -> Integers:
+    """The bins that values fall into: of a histogram, in cells by their place; values in whole microseconds."""
+    return (HISTOGRAM_PLACES[histogram] << _HISTOGRAM_BITS) | (place << _BUCKET_BITS) | bucket_of(values)
 
 
 def _place_of(bins: Integers) -> Integers:
@@ -146,7 +167,7 @@ def add_statistics(parts: Iterable[Statistics]) -> Statistics:
         basis, account, channel, seconds = part.unpack()
         account = np.array([account_codes[a] for a in part.accounts], np.int64)[account]
         channel = np.array([channel_codes[c] for c in part.channels], np.int64)[channel]
-        cells.append(union._pack(basis, account, channel, seconds))
+        cells.append(union.pack(basis, account, channel, seconds))
     cell = np.unique(np.concatenate(cells))
     sums = np.zeros((len(SUM_NAMES), len(cell)), np.int64)
     bins = []
@@ -213,89 +234,3 @@ def _add_up(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
     counts = np.add.reduceat(counts, starts)
     some = counts != 0
     return bins[starts][some], counts[some]
-
-
-class StatisticsBuilder:
-    """Collects what falls into the cells of a shard, group by group, and adds it up once.
-
-    Args:
-      slice_starts: first instants of the slices, seconds.
-      accounts: accounts by code + 1; the first is null.
-      channels: channels by code.
-    """
-
-    def __init__(self, slice_starts: Integers, accounts: Sequence[str | None], channels: Sequence[str]) -> None:
-        """Begins with nothing."""
-        self._slice_starts = slice_starts
-        self._accounts, self._channels = tuple(accounts), tuple(channels)
-        self._pairs = len(self._accounts) * len(self._channels)
-        self._sums: list[tuple[Integers, str, Integers | None]] = []
-        self._bins: list[tuple[Integers, str, Integers]] = []
-        self._cells: list[Integers] = []
-
-    def cells(
-        self, basis: int, slices: npt.NDArray[np.int32], account: npt.NDArray[np.int32], channel: npt.NDArray[np.int32]
-    ) -> Integers:
-        """Cells of things that happened: one for each of n slices, account codes (-1 is null) and channel codes."""
-        pair = (account.astype(np.int64) + (1 + basis * len(self._accounts))) * len(self._channels) + channel
-        cells = pair * len(self._slice_starts) + slices
-        self._cells.append(cells)
-        return cells
-
-    def count(self, name: str, cells: Integers) -> None:
-        """Counts one for each cell."""
-        self._sums.append((cells, name, None))
-
-    def add(self, name: str, cells: Integers, values: Integers) -> None:
-        """Adds whole values that are not negative."""
-        self._sums.append((cells, name, values))
-
-    def add_seconds(self, what: str, cells: Integers, micros: Integers, histogram: bool = True) -> None:
-        """Adds durations to sum_<what>_seconds and, where there is one, to <what>_histogram."""
-        self.add(f"sum_{what}_seconds", cells, micros)
-        if histogram:
-            self._bins.append((cells, f"{what}_histogram", micros))
-
-    def build(self) -> Statistics:
-        """Adds everything up."""
-        space = 2 * len(self._slice_starts) * self._pairs
-        if space <= 1 << 25:
-            seen = np.zeros(space, bool)
-            for cells in self._cells:
-                seen[cells] = True
-            used = np.flatnonzero(seen)
-            place = np.cumsum(seen) - 1
-            places = [place[cells] for cells, _, _ in self._sums]
-            bin_places = [place[cells] for cells, _, _ in self._bins]
-        else:
-            used = np.unique(np.concatenate([np.unique(cells) for cells in self._cells] or [np.empty(0, np.int64)]))
-            places = [np.searchsorted(used, cells) for cells, _, _ in self._sums]
-            bin_places = [np.searchsorted(used, cells) for cells, _, _ in self._bins]
-        sums = np.zeros((len(SUM_NAMES), len(used)), np.int64)
-        for at, (_, name, values) in zip(places, self._sums, strict=True):
-            sums[SUM_PLACES[name]] += _exact_sums(at, values, len(used))
-        bins = [
-            (HISTOGRAM_PLACES[name] << _HISTOGRAM_BITS) | (at << _BUCKET_BITS) | bucket_of(values)
-            for at, (_, name, values) in zip(bin_places, self._bins, strict=True)
-        ]
-        sorted_bins = np.sort(np.concatenate(bins)) if bins else np.empty(0, np.int64)
-        starts = np.flatnonzero(np.append(True, np.diff(sorted_bins) != 0)) if len(sorted_bins) else sorted_bins
-        counts = np.diff(starts, append=len(sorted_bins))
-        pair, slices = np.divmod(used, max(len(self._slice_starts), 1))
-        pair, channel = np.divmod(pair, max(len(self._channels), 1))
-        basis, account = np.divmod(pair, len(self._accounts))
-        empty = replace(Statistics.zero(), accounts=self._accounts, channels=self._channels)
-        cell = empty._pack(basis, account, channel, self._slice_starts[slices])
-        given = Statistics(self._accounts, self._channels, cell, sums, sorted_bins[starts], counts)
-        return _gather(self._accounts, self._channels, cell, given)
-
-
-def _exact_sums(places: Integers, values: Integers | None, count: int) -> Integers:
-    """Sums whole values by place, exactly: doubles hold whole numbers up to 2 ** 53."""
-    if values is None:
-        return np.bincount(places, minlength=count)
-    if not len(values) or int(values.max()) * len(values) < 1 << 53:
-        return np.bincount(places, weights=values, minlength=count).astype(np.int64)
-    low = np.bincount(places, weights=values & 0x3FFFFFF, minlength=count).astype(np.int64)
-    high = np.bincount(places, weights=values >> 26, minlength=count).astype(np.int64)
-    return (high << 26) + low

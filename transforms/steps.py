@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsDict, AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from transforms import metrics
 from transforms.batches import ThreadedFn
@@ -27,12 +27,7 @@ from transforms.kpis import compute_kpis
 from transforms.ordering import OrderedEvents, order_events
 from transforms.pairing import PairedShard, pair_messages
 from transforms.raw_rows import RawRows
-from transforms.repeat_contacts import (
-    RepeatContacts,
-    find_repeat_contacts,
-    split_contacts,
-    undo_resolutions,
-)
+from transforms.repeat_steps import FindRepeatContacts
 from transforms.schema import PARSED_EVENTS
 from transforms.settings import Settings
 from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard, write_shards
@@ -167,19 +162,19 @@ class _OrderFn(ThreadedFn):
 
 
 class PairMessages(beam.PTransform):
-    """OrderedShard -> (shard, conversations) (main), TURNS, STATISTICS and COUNTS.
+    """OrderedShard -> (shard, conversations) (main), TURNS, STATISTICS (or names of files of them) and COUNTS.
 
     Exists to decide which message is answered by which reply, once, for every number that is made of it.
     """
 
-    def __init__(self, settings: Settings, latest: beam.PCollection) -> None:
-        """Takes the settings and the latest occurred_at, a PCollection of one value or None."""
+    def __init__(self, settings: Settings, latest: beam.PCollection, folder: Path) -> None:
+        """Takes the settings, the latest occurred_at (a PCollection of one value or None) and a folder for files."""
         super().__init__()
-        self._settings, self._latest = settings, latest
+        self._settings, self._latest, self._folder = settings, latest, str(folder)
 
     def expand(self, shards: beam.PCollection) -> Any:
         """Applies the step."""
-        pair = beam.ParDo(_PairFn(self._settings), AsSingleton(self._latest))
+        pair = beam.ParDo(_PairFn(self._settings, self._folder), AsSingleton(self._latest))
         paired = shards | "Pair" >> pair.with_outputs(TURNS, STATISTICS, COUNTS, main="conversations")
         if self._settings.repeat_contact is None:
             return paired
@@ -191,23 +186,26 @@ class PairMessages(beam.PTransform):
 class _PairFn(ThreadedFn):
     COLUMNS = tuple(name for name in PARSED_EVENTS.names if not name.startswith("source") and name != "event_id")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: str) -> None:
         super().__init__()
-        self._settings = settings
+        self._settings, self._folder = settings, folder
 
-    def work(self, element: OrderedShard, side: int | None) -> tuple[int, PairedShard, float]:
+    def work(self, element: OrderedShard, side: int | None) -> tuple[int, PairedShard, str, float]:
         started = time.monotonic()
         events = read_shard(element.files, self.COLUMNS).combine_chunks()
         rows, key = np.load(element.order)
         ordered = OrderedEvents(rows, key.astype(np.int32), np.empty(0, np.int64), 0)
         as_of = max(v for v in (self._settings.as_of, side) if v is not None)
-        return element.shard, pair_messages(events, ordered, self._settings, as_of), time.monotonic() - started
+        paired = pair_messages(events, ordered, self._settings, as_of)
+        path = f"{self._folder}/statistics-{element.shard:05}"
+        paired.statistics.save(path)
+        return element.shard, replace(paired, statistics=Statistics.zero()), path, time.monotonic() - started
 
-    def emit(self, result: tuple[int, PairedShard, float]) -> Iterator[Any]:
-        shard, paired, seconds = result
+    def emit(self, result: tuple[int, PairedShard, str, float]) -> Iterator[Any]:
+        shard, paired, path, seconds = result
         metrics.count("PairMessages", rows_out=paired.conversations.num_rows)
         metrics.observe_millis("PairMessages", seconds)
-        yield TaggedOutput(STATISTICS, paired.statistics)
+        yield TaggedOutput(STATISTICS, path)
         counts = {
             "stray_events": paired.stray_event_count,
             "conversations": paired.conversations.num_rows,
@@ -218,56 +216,8 @@ class _PairFn(ThreadedFn):
         yield shard, paired.conversations
 
 
-class FindRepeatContacts(beam.PTransform):
-    """(shard, conversations) -> the same with repeat contacts undone, and the statistics that they take away.
-
-    Exists apart from pairing because a customer's conversations have several keys, so that they lie in several shards.
-    """
-
-    SHARDS = 16
-
-    def __init__(self, settings: Settings) -> None:
-        """Takes the settings; repeat_contact is on."""
-        super().__init__()
-        self._settings = settings
-
-    def expand(self, conversations: beam.PCollection) -> Any:
-        """Applies the step."""
-        assert self._settings.repeat_contact is not None
-        found = (
-            conversations
-            | "ByCustomer" >> beam.FlatMapTuple(_contacts_of_shard, self.SHARDS)
-            | "GroupByCustomer" >> beam.GroupByKey()
-            | "Find" >> beam.MapTuple(_find, self._settings.repeat_contact, self._settings.timezone)
-        )
-        rows = (
-            found
-            | "Rows" >> beam.FlatMap(lambda contacts: list(contacts.rows.items()))
-            | "RowsByShard" >> beam.CombinePerKey(_concatenate)
-        )
-        undone = conversations | "Undo" >> beam.MapTuple(_undo, AsDict(rows))
-        return undone, found | "Statistics" >> beam.Map(lambda contacts: contacts.statistics)
-
-
-def _contacts_of_shard(shard: int, conversations: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
-    return split_contacts(conversations, shard, shards)
-
-
-def _find(_: int, parts: Iterable[pa.Table], window: int, timezone: str) -> RepeatContacts:
-    return find_repeat_contacts(pa.concat_tables(parts), window, timezone)
-
-
-def _concatenate(parts: Iterable[Any]) -> Any:
-    parts = list(parts)
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _undo(shard: int, conversations: pa.Table, rows: dict[int, Any]) -> tuple[int, pa.Table]:
-    return shard, undo_resolutions(conversations, rows[shard]) if shard in rows else conversations
-
-
 class ComputeKpis(beam.PTransform):
-    """Statistics by slice -> one tuple of tables: kpis, kpi_statistics, and the totals by channel.
+    """Statistics by slice (or names of files of them) -> one tuple of tables: kpis, kpi_statistics, totals.
 
     Exists so that means, rates and percentiles are computed last, of what was added up.
     """
@@ -281,36 +231,14 @@ class ComputeKpis(beam.PTransform):
         """Applies the step."""
         return (
             statistics
-            | "Add" >> beam.CombineGlobally(AddStatisticsCombineFn())
+            | "Together" >> beam.combiners.ToList()
             | "Values" >> beam.Map(_kpi_tables, self._timezone, AsSingleton(self._as_of))
         )
 
 
-def _kpi_tables(statistics: Statistics, timezone: str, as_of: int | None) -> tuple[pa.Table, ...]:
+def _kpi_tables(parts: list[Statistics | str], timezone: str, as_of: int | None) -> tuple[pa.Table, ...]:
+    statistics = add_statistics(Statistics.load(part) if isinstance(part, str) else part for part in parts)
     return compute_kpis(statistics, timezone, as_of or 0)
-
-
-class AddStatisticsCombineFn(beam.CombineFn):
-    """Adds statistics up; the accumulator holds a few parts back, so that each is copied seldom."""
-
-    HELD = 8
-
-    def create_accumulator(self) -> list[Statistics]:
-        """No parts."""
-        return []
-
-    def add_input(self, accumulator: list[Statistics], element: Statistics) -> list[Statistics]:
-        """One part more."""
-        accumulator.append(element)
-        return accumulator if len(accumulator) < self.HELD else [add_statistics(accumulator)]
-
-    def merge_accumulators(self, accumulators: Iterable[list[Statistics]]) -> list[Statistics]:
-        """All parts together."""
-        return [add_statistics([part for parts in accumulators for part in parts])]
-
-    def extract_output(self, accumulator: list[Statistics]) -> Statistics:
-        """The sum."""
-        return add_statistics(accumulator)
 
 
 class AddCountsCombineFn(beam.CombineFn):

@@ -81,7 +81,9 @@ def find_turns(ev: EventVectors, conversation: Codes) -> Turns:
     end[turn[ends]] = rows[ends]
     outcome = np.full(count, WAITING, np.int64)
     kind = ev.type[end[turn[ends]]]
-    outcome[turn[ends]] = np.where(kind == RESOLVED, TURN_RESOLVED, np.where(kind == DISMISSED, TURN_DISMISSED, ANSWERED))
+    outcome[turn[ends]] = np.where(
+        kind == RESOLVED, TURN_RESOLVED, np.where(kind == DISMISSED, TURN_DISMISSED, ANSWERED)
+    )
     of_message = turn[message]
     turn_conversation = conversation[first]
     new = np.append(True, np.diff(turn_conversation) != 0) if count else np.empty(0, bool)
@@ -90,10 +92,12 @@ def find_turns(ev: EventVectors, conversation: Codes) -> Turns:
     def while_waiting(marked: Mask) -> tuple[Rows, Rows]:
         """Marked events during a waiting turn, and the turn."""
         some = np.flatnonzero(marked)
+        if not len(rows):
+            return rows, rows
         place = np.searchsorted(rows, some) - 1
         last = np.maximum(place, 0)
-        inside = (place >= 0) & message[last] & (own[last] == conversation[some]) if len(rows) else np.zeros(len(some), bool)
-        return some[inside], turn[last[inside]] if len(rows) else some[inside]
+        inside = (place >= 0) & message[last] & (own[last] == conversation[some])
+        return some[inside], turn[last[inside]]
 
     bots, bot_turn = while_waiting(ev.is_bot_reply)
     bot = np.full(count, -1, np.int64)

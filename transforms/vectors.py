@@ -44,10 +44,7 @@ class Limits:
     def of(settings: Settings, channels: list[str]) -> Limits:
         """Looks the settings of the channels up."""
         each = [settings.of_channel(channel) for channel in channels] or [settings.default]
-        return Limits(
-            *(np.array([getattr(s, f.name) for s in each], np.int64) for f in fields(Limits)[:3]),
-            *(np.array([getattr(s, f.name) for s in each], bool) for f in fields(Limits)[3:]),
-        )
+        return Limits(**{f.name: np.array([getattr(s, f.name) for s in each]) for f in fields(Limits)})
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from transforms.times import Mask
 COLUMN_NAMES = tuple(column.name for column in EVENT_COLUMNS)
 REQUIRED_COLUMNS = tuple(column.name for column in EVENT_COLUMNS if not column.nullable)
 
-_QUOTED = re.compile(rb'(?:\A|(?<=[,\n]))"[^"]*+(?:""[^"]*+)*+("?)')
+_QUOTED = rb'(?:"[^"]*+(?:""[^"]*+)*+(?:"|(\Z)))?+'
+_RECORD = re.compile(rb"(?:%b[^,\n]*+,)*+%b[^,\n]*+\n?" % (_QUOTED, _QUOTED))
 _BARE_RETURN = re.compile(rb"\r(?!\n)")
 
 
@@ -107,9 +108,10 @@ def _record_ends(text: bytes) -> tuple[Rows, bool]:
     if ((opening == 0) | (before == ord(",")) | (before == ord("\n")) | (before == ord('"'))).all():
         # Every second quote opens a field or is the second of a doubled one: then counting quotes is enough.
         return breaks[np.searchsorted(quotes, breaks) % 2 == 0], len(quotes) % 2 == 1
-    spans = [(found.start(), found.end(), found[1] == b"") for found in _QUOTED.finditer(text)]
-    edges = np.array([edge for span in spans for edge in span[:2]], np.int64)
-    return breaks[np.searchsorted(edges, breaks, side="right") % 2 == 0], bool(spans and spans[-1][2])
+    spans = ((*record.span(), record[2] is not None) for record in _RECORD.finditer(text))
+    found = [(end, is_open) for start, end, is_open in spans if start < end]
+    ends = np.array([end - 1 for end, is_open in found if text[end - 1] == ord("\n") and not is_open], np.int64)
+    return ends, any(is_open for _, is_open in found)
 
 
 def _header(

@@ -13,6 +13,7 @@ from pipelines.sources.files import InputFile, damaged, decompressed, open_store
 from transforms.errors import UserError
 from transforms.raw_rows import Rows
 from transforms.schema import RAW_LIMIT
+from transforms.times import Mask
 
 SAMPLE_BYTES = 1 << 20
 """From so much text the number of lines is estimated."""
@@ -66,21 +67,24 @@ class Lines:
         """One line."""
         return self.text[self.starts[row] : self.ends[row]]
 
-    def piece(self, start: int, stop: int) -> pa.Buffer:
-        """The text of the lines [start, stop), not copied."""
-        low, high = int(self.starts[start]), int(self.ends[stop - 1])
-        return pa.py_buffer(self.text).slice(low, high - low)
+    def piece(self, rows: Rows) -> pa.Buffer:
+        """The text of some lines, in ascending order; not copied where they lie together."""
+        text = pa.py_buffer(self.text)
+        ends = np.append(np.flatnonzero(np.diff(rows) != 1), len(rows) - 1)
+        begins = self.starts[rows[np.append(0, ends[:-1] + 1)]]
+        parts = [text[low:high] for low, high in zip(begins.tolist(), self.ends[rows[ends]].tolist(), strict=True)]
+        return parts[0] if len(parts) == 1 else pa.py_buffer(b"\n".join(parts))
 
-    def are_braced(self, start: int, stop: int) -> bool:
-        """Whether each of the lines [start, stop) begins and ends with a curly brace."""
+    def braced(self) -> Mask:
+        """Which lines begin and end with a curly brace."""
         data = np.frombuffer(self.text, np.uint8)
-        return bool(
-            (data[self.starts[start:stop]] == BRACE).all() and (data[self.ends[start:stop] - 1] == CLOSING_BRACE).all()
-        )
+        return np.asarray((data[self.starts] == BRACE) & (data[self.ends - 1] == CLOSING_BRACE))
 
-    def are_utf8(self, start: int, stop: int) -> bool:
-        """Whether the lines [start, stop) are valid UTF-8."""
-        return is_utf8(self.piece(start, stop))
+    def utf8(self) -> Mask:
+        """Which lines are valid UTF-8."""
+        if is_utf8(pa.py_buffer(self.text)):
+            return np.ones(len(self), dtype=bool)
+        return np.array([is_utf8(pa.py_buffer(self.line(row))) for row in range(len(self))], dtype=bool)
 
 
 def is_utf8(text: pa.Buffer) -> bool:

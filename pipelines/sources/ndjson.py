@@ -1,7 +1,7 @@
 """Reads NDJSON: one JSON object a line.
 
-Arrow parses whole pieces of lines at once. A piece that it cannot take in one go, with one type a column, is cut into
-smaller pieces, down to a few hundred lines that are parsed one by one; so a few bad lines cost little, and what is
+Arrow parses all lines of a block at once, with one type a column. Where a line does not fit in, it is set aside and the
+lines around it are tried again; what is set aside is parsed line by line. So a few bad lines cost little, and what is
 read does not depend on how the file was cut.
 """
 
@@ -9,40 +9,37 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.json
 
 from pipelines.sources.blocks import Block
 from pipelines.sources.files import InputFile
+from pipelines.sources.json_rows import (
+    ARROW_TYPES,
+    COLUMN_TYPES,
+    USUAL_TYPES,
+    WrittenNumber,
+    parse_at_once,
+    parse_object,
+    typed_column,
+)
 from pipelines.sources.lines import Lines, line_blocks
 from transforms.raw_rows import RawRows, Rows, Unreadable
-from transforms.schema import EVENT_COLUMNS, RAW_LIMIT
-from transforms.times import Mask, parse_times
-
-PIECES = 8
-"""A piece that cannot be parsed at once is cut into this many."""
-
-SINGLE_LINES = 256
-"""A piece of so many lines or fewer is parsed line by line."""
+from transforms.schema import RAW_LIMIT
+from transforms.times import Mask
 
 SAMPLE_LINES = 64
-"""From so many lines of a piece its columns' types are guessed."""
+"""From so many lines of a block its columns' types are guessed."""
 
-COLUMN_TYPES = {column.name: column.type for column in EVENT_COLUMNS}
+FEW_LINES = 32
+"""So many lines are parsed singly in less time than Arrow takes to begin."""
 
-_ODD_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"|-?Inf(?:inity)?\b|-NaN\b')
-
-
-class WrittenNumber(str):
-    """A number with a fraction as it was written: a double would not tell 0.9999 ms from 1 ms at today's times."""
-
-    __slots__ = ()
+MANY_LINES = 1_024
+"""Where lines that do not fit in follow each other closely, up to so many are parsed singly without asking Arrow."""
 
 
 def blocks(file: InputFile) -> Iterator[Block]:
@@ -69,9 +66,15 @@ class JsonLines:
 def _without_text(line: bytes) -> str:
     if b'"text"' not in line and b"\\u" not in line:
         return line.decode("utf-8-sig", "replace")
-    row = _loads(line) or {}
+    row = parse_object(line) or {}
     row.pop("text", None)
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode()
+    if isinstance(row.get("occurred_at"), WrittenNumber):
+        row["occurred_at"] = float(str(row["occurred_at"]))
+    try:
+        text = json.dumps(row, ensure_ascii=False)
+    except RecursionError:
+        text = json.dumps({name: row[name] for name in COLUMN_TYPES if name in row}, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
 
 
 def read(block: Block) -> list[RawRows]:
@@ -81,151 +84,102 @@ def read(block: Block) -> list[RawRows]:
         line = Lines(block.payload, np.array([0]), np.array([len(block.payload)]), np.array([block.first_row]))
         return [_part(block.source, line, np.empty(0, np.int64), {}, {}, [0])]
     lines = Lines.of(block.payload, block.first_row)
-    return list(_read_piece(block.source, lines, 0, len(lines)))
-
-
-def _read_piece(source: str, lines: Lines, start: int, stop: int) -> Iterator[RawRows]:
-    if start == stop:
-        return
-    part = _read_at_once(source, lines, start, stop)
-    if part is not None:
-        yield part
-    elif stop - start <= SINGLE_LINES:
-        yield _read_singly(source, lines, start, stop)
-    else:
-        edges = np.linspace(start, stop, PIECES + 1).astype(int).tolist()
-        for low, high in itertools.pairwise(edges):
-            yield from _read_piece(source, lines, low, high)
-
-
-def _read_at_once(source: str, lines: Lines, start: int, stop: int) -> RawRows | None:
-    """Lets Arrow parse a piece; None where it cannot, or where rows could not be told from lines.
-
-    Where every line begins with a brace and ends with one, no JSON value can span two lines: so as many rows as
-    lines means one row a line.
-    """
-    if not lines.are_braced(start, stop) or not lines.are_utf8(start, stop):
-        return None
-    guess = _guessed_types(lines, start, stop)
-    if guess is None:
-        return None
-    types, unknown = guess
-    piece = lines.piece(start, stop)
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(piece),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=len(piece) + 1),
-            pyarrow.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore"),
+    fit = lines.braced() & lines.utf8()
+    rows = np.flatnonzero(fit)
+    types, unknown = _guessed_types(lines, rows)
+    tables, parsed, others = _read_at_once(lines, rows, types)
+    parts: list[RawRows] = []
+    if tables:
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+        arrays = {name: table.column(name).chunk(0) for name in table.column_names}
+        taken = rows[np.concatenate(parsed)]
+        parts.append(
+            RawRows(block.source, arrays, lines.numbers[taken], JsonLines(lines, taken), unknown_columns=unknown)
         )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    if table.num_rows != stop - start:
-        return None
-    columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    return RawRows(
-        source,
-        columns,
-        lines.numbers[start:stop],
-        JsonLines(lines, np.arange(start, stop)),
-        unknown_columns=unknown,
-    )
+    singly = np.sort(np.concatenate([np.flatnonzero(~fit), *(rows[other] for other in others)]))
+    if len(singly):
+        parts.append(_read_singly(block.source, lines, singly))
+    return parts
 
 
-def _guessed_types(lines: Lines, start: int, stop: int) -> tuple[dict[str, pa.DataType], tuple[str, ...]] | None:
-    """Arrow types of the contract's columns, from a sample of lines, and the names of other columns."""
-    kinds: dict[str, set[type]] = {}
-    for row in np.unique(np.linspace(start, stop - 1, SAMPLE_LINES).astype(int)):
-        for name, value in (_loads(lines.line(row)) or {}).items():
-            if value is not None:
-                kinds.setdefault(name, set()).add(type(value))
-            else:
-                kinds.setdefault(name, set())
-    types = dict(COLUMN_TYPES, occurred_at=pa.string())
+def _read_at_once(
+    lines: Lines, rows: Rows, types: dict[str, pa.DataType]
+) -> tuple[list[pa.Table], list[Rows], list[Rows]]:
+    """Lets Arrow parse as many of the rows as it can.
+
+    Every one of the rows begins with a brace and ends with one, so that no JSON value can span two of them: as many
+    values as rows means one value a row.
+
+    Returns:
+      Tables, the places (in `rows`) of their rows, and the places of rows to be parsed singly.
+    """
+    tables: list[pa.Table] = []
+    parsed: list[Rows] = []
+    others: list[Rows] = []
+    pieces, aside = [(0, len(rows))], FEW_LINES
+    while pieces:
+        start, stop = pieces.pop()
+        if stop - start <= FEW_LINES:
+            others.append(np.arange(start, stop))
+            continue
+        found = parse_at_once(lines.piece(rows[start:stop]), types)
+        if isinstance(found, pa.Table) and found.num_rows == stop - start:
+            tables.append(found)
+            parsed.append(np.arange(start, stop))
+            aside = FEW_LINES
+        elif not isinstance(found, int) or start + found >= stop:
+            edges = np.linspace(start, stop, 9).astype(int).tolist()
+            pieces += list(itertools.pairwise(edges))[::-1]
+        else:
+            # The row that does not fit in goes aside, with its neighbours where the last one was near as well.
+            failed = start + found
+            resume = failed + 1
+            if found < FEW_LINES:
+                failed, resume = start, max(resume, min(stop, start + aside))
+                aside = min(2 * aside, MANY_LINES)
+            others.append(np.arange(failed, resume))
+            pieces += [piece for piece in ((resume, stop), (start, failed)) if piece[0] < piece[1]]
+    return tables, parsed, others
+
+
+def _guessed_types(lines: Lines, rows: Rows) -> tuple[dict[str, pa.DataType], tuple[str, ...]]:
+    """Arrow types of the contract's columns, those that most lines of a sample have; and names of other columns."""
+    kinds: dict[str, Counter[type]] = {}
+    for row in rows[:: max(1, len(rows) // SAMPLE_LINES)].tolist():
+        for name, value in (parse_object(lines.line(row)) or {}).items():
+            kinds.setdefault(name, Counter())[type(value)] += 1
+    types = dict(USUAL_TYPES)
     for name in types:
-        found = kinds.get(name, set())
-        if found <= {int, float} and found and (float in found or types[name] == pa.float64()):
+        found = kinds.get(name, Counter())
+        del found[type(None)]
+        if not found:
+            continue
+        kind = found.most_common(1)[0][0]
+        if kind in (int, float) and COLUMN_TYPES[name] == pa.float64():
             types[name] = pa.float64()
-        elif found == {int}:
-            types[name] = pa.int64()
-        elif found == {str}:
-            types[name] = pa.string()
-        elif found == {bool}:
-            types[name] = pa.bool_()
-        elif found:
-            return None
-        if found == {int, float} and COLUMN_TYPES[name] == pa.string():
-            return None
+        elif kind is not float:
+            # As doubles, whole numbers could not be told from others.
+            types[name] = ARROW_TYPES.get(kind, types[name])
     return types, tuple(sorted(set(kinds) - set(types)))
 
 
-def _loads(line: bytes) -> dict[str, object] | None:
-    """The JSON object of a line, read as Arrow reads it; None where there is none."""
-    try:
-        text = line.decode("utf-8-sig")
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError:
-            # Arrow also takes -NaN and Inf.
-            row = json.loads(_ODD_NUMBERS.sub(_plain_number, text))
-        except ValueError:
-            row = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 4000 else math.inf)
-        except RecursionError:
-            return _loads_deep(line)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(row, dict) and type(row.get("occurred_at")) is float and math.isfinite(row["occurred_at"]):
-        row["occurred_at"] = json.loads(text, parse_float=WrittenNumber)["occurred_at"]
-    return row if isinstance(row, dict) and not ("\\u" in text and _has_lone_surrogates(row)) else None
-
-
-def _plain_number(match: re.Match[str]) -> str:
-    found = match[0]
-    if found.startswith('"'):
-        return found
-    return "NaN" if "N" in found else found.removesuffix("inity") + "inity"
-
-
-def _has_lone_surrogates(row: dict[str, object]) -> bool:
-    """Whether a column of the contract, `text` apart, holds half a character."""
-    try:
-        for name, value in row.items():
-            if name in COLUMN_TYPES and name != "text" and isinstance(value, str):
-                value.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _loads_deep(line: bytes) -> dict[str, object] | None:
-    """A row nested so deep that Python refuses it: Arrow can, where its columns have the usual types."""
-    types = dict(COLUMN_TYPES, occurred_at=pa.string())
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(line),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=len(line) + 1),
-            pyarrow.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore"),
-        )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
-    row: dict[str, object] = table.to_pylist()[0]
-    return row if table.num_rows == 1 else None
-
-
-def _read_singly(source: str, lines: Lines, start: int, stop: int) -> RawRows:
-    rows, parsed, unreadable = [], [], []
-    for row in range(start, stop):
-        found = _loads(lines.line(row))
+def _read_singly(source: str, lines: Lines, rows: Rows) -> RawRows:
+    read, unreadable = list[int](), list[int]()
+    values = list[dict[str, object]]()
+    for row in rows.tolist():
+        found = parse_object(lines.line(row))
         if found is None:
             unreadable.append(row)
         else:
-            rows.append(row)
-            parsed.append(found)
+            read.append(row)
+            values.append(found)
     columns: dict[str, pa.Array] = {}
     faults: dict[tuple[str, str], Mask] = {}
-    for name in COLUMN_TYPES:
-        columns[name] = _column(name, [row.get(name) for row in parsed], faults)
-    unknown = {name for row in parsed for name in row} - set(COLUMN_TYPES)
-    return _part(source, lines, np.array(rows, np.int64), columns, faults, unreadable, tuple(sorted(unknown)))
+    names = {name for value in values for name in value}
+    for name in COLUMN_TYPES.keys() & names:
+        columns[name] = typed_column(name, [row.get(name) for row in values], faults)
+    unknown = tuple(sorted(names - COLUMN_TYPES.keys()))
+    return _part(source, lines, np.array(read, np.int64), columns, faults, unreadable, unknown)
 
 
 def _part(
@@ -247,49 +201,3 @@ def _part(
         unreadable=Unreadable(lines.numbers[np.array(unreadable, np.int64)], raw),
         unknown_columns=unknown,
     )
-
-
-def _column(name: str, values: list[object], faults: dict[tuple[str, str], Mask]) -> pa.Array:
-    """One column of rows that were parsed singly: each value may have a type of its own."""
-    kind = COLUMN_TYPES[name]
-    if name == "occurred_at":
-        read = _moments(values, faults)
-    elif name == "text":
-        read = pa.array([None if v is None or type(v) in (str, int) else "" for v in values], pa.string())
-    elif kind == pa.string():
-        read = pa.array([v if type(v) is str else str(v) if type(v) is int else None for v in values], kind)
-    elif kind == pa.float64():
-        read = pa.array([_number(v) for v in values], kind)
-    else:
-        read = pa.array([v if type(v) is bool else None for v in values], kind)
-    missed = [
-        v is not None and v != "" and not valid for v, valid in zip(values, read.is_valid().to_pylist(), strict=True)
-    ]
-    if name == "text":
-        missed = [v is not None and type(v) not in (str, int) for v in values]
-        read = pa.nulls(len(values), kind)
-    if any(missed) and name != "occurred_at":
-        faults[name, "wrong_type"] = np.array(missed)
-    return read
-
-
-def _number(value: object) -> float | None:
-    if type(value) not in (int, float):
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
-
-
-def _moments(values: list[object], faults: dict[tuple[str, str], Mask]) -> pa.Array:
-    texts = parse_times(pa.array([v if type(v) is str else None for v in values], pa.string()))
-    # What is no finite number is out of range, as -1 is.
-    spelled = [str(v) if type(v) in (int, WrittenNumber) else "-1" if type(v) is float else None for v in values]
-    numbers = parse_times(pa.array(spelled, pa.string()), digits_are_numbers=True)
-    if texts.bad_time is not None:
-        faults["occurred_at", "bad_time"] = texts.bad_time
-    wrong = np.array([v is not None and type(v) not in (str, int, float, WrittenNumber) for v in values], dtype=bool)
-    if wrong.any():
-        faults["occurred_at", "wrong_type"] = wrong
-    return pa.compute.coalesce(texts.values, numbers.values)
