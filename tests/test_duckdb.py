@@ -68,7 +68,7 @@ def window_of(grain: str, at: datetime, timezone: str) -> tuple[datetime, dateti
     local = at.astimezone(zone)
     day = local.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     if grain == "hour":
-        start = at.replace(minute=0, second=0, microsecond=0)
+        start = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
         return start, start + timedelta(hours=1)
     if grain == "week":
         day, end = day - timedelta(days=day.weekday()), day + timedelta(days=7 - day.weekday())
@@ -129,12 +129,16 @@ def tables_of(facts: list[Fact], timezone: str, as_of: datetime) -> tuple[pa.Tab
             kpis.append(row | {k.name: value_of(k, totals, basis) for k in KPIS if k.kind != "running"})
             for statistic in STATISTICS:
                 if statistic.kind == "histogram":
-                    buckets, counts = np.unique(bucket_of(np.array(totals[statistic.name], np.int64)), return_counts=True)
+                    buckets, counts = np.unique(
+                        bucket_of(np.array(totals[statistic.name], np.int64)), return_counts=True
+                    )
                     row[statistic.name] = [
                         {"bucket": b, "count": n} for b, n in zip(buckets.tolist(), counts.tolist(), strict=True)
                     ]
                 else:
-                    row[statistic.name] = totals[statistic.name] / (1e6 if statistic.kind in ("seconds", "score") else 1)
+                    row[statistic.name] = totals[statistic.name] / (
+                        1e6 if statistic.kind in ("seconds", "score") else 1
+                    )
             parts.append(row)
     schema = pa.schema([f for f in KPI_TABLE.schema if f.name not in {c.name for c in COMMIT_COLUMNS}])
     order = [("window_start", "ascending"), ("channel", "ascending")]
@@ -185,24 +189,420 @@ def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, A
     return table.cast(pa.schema(utc)).to_pylist()
 
 
-WORLDS = [(1, "UTC"), (2, "Europe/Berlin"), (3, "Asia/Kathmandu")]
 AS_OF = datetime(2026, 3, 30, 10, 30, tzinfo=UTC)
+"""The day after the change of clocks in Berlin."""
+
+World = tuple[list[Fact], str, Path]
 
 
-@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: world[1])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Facts, their zone and the warehouse built from them; the zones cover changes of clocks and odd offsets."""
-    seed, timezone = request.param
-    facts = [f for f in facts_of(seed) if f[1] <= AS_OF]
-    if timezone == "Asia/Kathmandu":
-        # Its hours begin at a quarter past; whole hours of UTC would be cut elsewhere.
-        facts = [(f[0], f[1].replace(minute=20), *f[2:]) for f in facts]
-    root = tmp_path_factory.mktemp("result")
-    return facts, timezone, build(root, facts, timezone, AS_OF) if timezone != "Asia/Kathmandu" else None
+@pytest.fixture(scope="module", params=["UTC", "Europe/Berlin", "Asia/Kathmandu"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Facts, a zone and the warehouse built from them: no change of clocks, one, and hours that begin at 15 past."""
+    facts = [f for f in facts_of(len(request.param)) if f[1] <= AS_OF]
+    return facts, request.param, build(tmp_path_factory.mktemp("result"), facts, request.param, AS_OF)
 
 
-@pytest.fixture
-def berlin(tmp_path: Path) -> tuple[list[Fact], Path]:
-    """Facts around the change of clocks in Berlin, and the warehouse built from them."""
-    facts = [f for f in facts_of(7) if f[1] <= AS_OF]
-    return facts, build(tmp_path, facts, "Europe/Berlin", AS_OF)
+def running(facts: list[Fact], kpi: Kpi, end: datetime, **where: Any) -> int:
+    """A running sum at the end of a window: everything that fell before it in a place."""
+    change = next(k for k in KPIS if k.name == kpi.numerator)
+    names = {"account_id": 2, "channel": 3}
+    before = [f for f in facts if f[1] < end and all(f[names[name]] == value for name, value in where.items())]
+    return value_of(change, added_up(before))  # type: ignore[return-value]
+
+
+def test_kpis_are_the_stored_rows_and_running_sums(world: World) -> None:
+    """`kpis` has the contract's columns in order, the values as handed over, and backlog and waiting at each end."""
+    facts, timezone, path = world
+    stored, _ = tables_of(facts, timezone, AS_OF)
+    names = [c.name for c in WINDOW] + ["is_complete"] + [k.name for k in KPIS] + [c.name for c in COMMIT_COLUMNS]
+    with reading(path) as connection:
+        assert connection.sql("FROM kpis").columns == names
+        found = rows_of(connection, "FROM kpis")
+    key = ("basis", "grain", "window_start", "account_id", "channel")
+    expected = {tuple(row[name] for name in key): row for row in stored.to_pylist()}
+    assert len(found) == len(expected)
+    for row in found:
+        meant = expected[tuple(row[name] for name in key)]
+        assert {name: row[name] for name in meant} == meant
+        assert (row["revision"], row["changed_at"]) == (1, NOON)
+        for kpi in KPIS:
+            if kpi.kind == "running":
+                place = {"account_id": row["account_id"], "channel": row["channel"]}
+                total = running(facts, kpi, row["window_end"], **place) if row["basis"] == "activity" else None
+                assert row[kpi.name] == total
+
+
+def test_all_channels(world: World) -> None:
+    """`kpis_all_channels` equals the facts of all accounts and channels together, percentiles too."""
+    facts, timezone, path = world
+    with reading(path) as connection:
+        found = rows_of(connection, "FROM kpis_all_channels")
+    for grain in GRAINS:
+        cells = grouped(facts, lambda f, g=grain: (f[0], *window_of(g, f[1], timezone)))
+        rows = {(r["basis"], r["window_start"], r["window_end"]): r for r in found if r["grain"] == grain}
+        assert rows.keys() == cells.keys()
+        for (basis, start, end), totals in cells.items():
+            row = rows[basis, start, end]
+            assert row["is_complete"] == (end <= AS_OF)
+            for kpi in KPIS:
+                if kpi.kind != "running":
+                    assert row[kpi.name] == value_of(kpi, totals, basis), kpi.name
+                else:
+                    assert row[kpi.name] == (running(facts, kpi, end) if basis == "activity" else None)
+
+
+def test_dense_fills_the_holes(world: World) -> None:
+    """`kpis_dense` keeps every row of `kpis`, has every window up to as_of's, and carries backlog and waiting on."""
+    facts, timezone, path = world
+    with reading(path) as connection:
+        sparse, dense = rows_of(connection, "FROM kpis"), rows_of(connection, "FROM kpis_dense")
+    names = ("basis", "grain", "account_id", "channel")
+    by_key = {tuple(row[name] for name in (*names, "window_start")): row for row in dense}
+    assert len(by_key) == len(dense)
+    for row in sparse:
+        assert by_key.pop(tuple(row[name] for name in (*names, "window_start"))) == row
+    for row in by_key.values():
+        is_activity = row["basis"] == "activity"
+        assert row["is_complete"] == (row["window_end"] <= AS_OF)
+        for kpi in KPIS:
+            meant: int | None = 0 if kpi.kind == "count" or (kpi.kind == "change" and is_activity) else None
+            if kpi.kind == "running" and is_activity:
+                place = {"account_id": row["account_id"], "channel": row["channel"]}
+                meant = running(facts, kpi, row["window_end"], **place)
+            assert row[kpi.name] == meant, kpi.name
+    series = defaultdict(list)
+    for row in dense:
+        series[tuple(row[name] for name in names)].append((row["window_start"], row["window_end"]))
+    firsts = {key: min(r["window_start"] for r in sparse if tuple(r[n] for n in names) == key) for key in series}
+    for key, windows in series.items():
+        windows.sort()
+        assert windows[0][0] == firsts[key] and windows[-1] == window_of(key[1], AS_OF, timezone)
+        assert all(before[1] == after[0] for before, after in zip(windows, windows[1:], strict=False))
+
+
+def test_latest_day(world: World) -> None:
+    """`kpis_latest_day` is the day before as_of's, one row per account and channel, with the backlog of each."""
+    facts, timezone, path = world
+    today, _ = window_of("day", AS_OF, timezone)
+    start, end = window_of("day", today - timedelta(hours=1), timezone)
+    with reading(path) as connection:
+        found = rows_of(connection, "FROM kpis_latest_day")
+    places = {(f[2], f[3]) for f in facts if f[0] == "activity" and f[1] < end}
+    assert {(r["account_id"], r["channel"]) for r in found} == places and len(found) == len(places)
+    cells = grouped(facts, lambda f: (f[2], f[3]) if f[0] == "activity" and start <= f[1] < end else None)
+    for row in found:
+        assert (row["window_start"], row["window_end"], row["is_complete"]) == (start, end, True)
+        totals = cells.get((row["account_id"], row["channel"]), added_up([]))
+        assert row["message_count"] == value_of(next(k for k in KPIS if k.name == "message_count"), totals)
+        for kpi in KPIS:
+            if kpi.kind == "running":
+                place = {"account_id": row["account_id"], "channel": row["channel"]}
+                assert row[kpi.name] == running(facts, kpi, end, **place)
+
+
+def test_last_28_days(world: World) -> None:
+    """`kpis_last_28_days` equals the facts of the 28 days before as_of's day, per channel and for all of them."""
+    facts, timezone, path = world
+    end, _ = window_of("day", AS_OF, timezone)
+    start = end
+    for _ in range(28):
+        start, _ = window_of("day", start - timedelta(hours=1), timezone)
+    with reading(path) as connection:
+        found = {row["channel"]: row for row in rows_of(connection, "FROM kpis_last_28_days")}
+    assert list(found) == ["x", "y", "z", None]
+    for channel, row in found.items():
+        part = [f for f in facts if f[0] == "activity" and channel in (None, f[3])]
+        totals = added_up(f for f in part if start <= f[1] < end)
+        assert (row["window_start"], row["window_end"], row["day_count"]) == (start, end, 28)
+        for kpi in KPIS:
+            meant = running(part, kpi, end) if kpi.kind == "running" else value_of(kpi, totals)
+            assert row[kpi.name] == meant, kpi.name
+
+
+def test_periods_of_a_young_result(tmp_path: Path) -> None:
+    """Before the first day is complete there is no latest day and no period; after two days the period has two."""
+    facts: list[Fact] = [("activity", NOON, None, "x", "message_count", 1)]
+    with reading(build(tmp_path, facts, "UTC", NOON)) as connection:
+        assert rows_of(connection, "FROM kpis_latest_day") == rows_of(connection, "FROM kpis_last_28_days") == []
+        assert len(rows_of(connection, "FROM kpis_dense")) == 4
+    (tmp_path / "later").mkdir()
+    with reading(build(tmp_path / "later", facts, "UTC", NOON + timedelta(days=2))) as connection:
+        assert [r["day_count"] for r in rows_of(connection, "FROM kpis_last_28_days")] == [2, 2]
+        assert [r["message_count"] for r in rows_of(connection, "FROM kpis_latest_day")] == [0]
+
+
+def test_result_without_any_event(tmp_path: Path) -> None:
+    """No as_of and no rows: every table and view is there, and empty but for the run and the definitions."""
+    path = build(tmp_path, [], "UTC", NOON, runs=run_row(as_of=None))
+    with reading(path) as connection:
+        counts = {n: connection.sql(f"FROM {n}").to_arrow_table().num_rows for n in names_of(connection)}
+    assert {name for name, count in counts.items() if count} == {"runs", "kpi_definitions"}
+    assert set(counts) == {t.name for t in TABLES} | {v.name for v in VIEWS} | {"kpi_values", "windows"}
+
+
+def names_of(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """All tables and views."""
+    return [row[0] for row in connection.sql("SELECT table_name FROM information_schema.tables ORDER BY 1").fetchall()]
+
+
+def test_everything_has_its_comment_and_type(tmp_path: Path) -> None:
+    """Tables, views, columns and macros carry their sentences; types and NOT NULL are those of the specification."""
+    with reading(build(tmp_path, facts_of(1), "UTC", AS_OF)) as connection:
+        for kind in ("tables", "views", "columns"):
+            silent = f"SELECT * FROM duckdb_{kind}() WHERE NOT internal AND coalesce(comment, '') = ''"
+            assert connection.sql(silent).fetchall() == []
+        macros = "SELECT function_name, comment FROM duckdb_functions() WHERE NOT internal"
+        assert dict(connection.sql(macros).fetchall()) == {macro.name: macro.sentence for macro in MACROS}
+        columns = connection.sql(
+            "SELECT table_name, column_name, comment, is_nullable, data_type FROM duckdb_columns() "
+            "WHERE NOT internal ORDER BY table_name, column_index"
+        ).fetchall()
+        found = defaultdict(list)
+        for table, *column in columns:
+            found[table].append(tuple(column))
+        indexed = connection.sql(
+            "SELECT table_name FROM duckdb_constraints() WHERE constraint_type = 'PRIMARY KEY'"
+        ).fetchall()
+    types = {"string": "VARCHAR", "int64": "BIGINT", "int32": "INTEGER", "double": "DOUBLE", "bool": "BOOLEAN"}
+    types["timestamp[us, tz=UTC]"] = "TIMESTAMP WITH TIME ZONE"
+    for spec in (*TABLES, WINDOWS):
+        assert found["kpi_values" if spec is KPI_TABLE else spec.name] == [
+            (c.name, c.description, c.nullable, types.get(str(c.type), 'STRUCT(bucket SMALLINT, "count" BIGINT)[]'))
+            for c in spec.columns
+        ]
+    for view in VIEWS:
+        assert [c[:2] + c[3:] for c in found[view.name]] == [
+            (c.name, c.description, types[str(c.type)]) for c in view.columns
+        ], view.name
+    assert {row[0] for row in indexed} == {"runs", "kpi_definitions"}
+
+
+def test_definitions(tmp_path: Path) -> None:
+    """`kpi_definitions` has a row per KPI, named as the column of `kpis` that it explains."""
+    rows = definitions_table().to_pylist()
+    assert [row["name"] for row in rows] == [kpi.name for kpi in KPIS]
+    with reading(build(tmp_path, [], "UTC", NOON)) as connection:
+        assert rows_of(connection, "FROM kpi_definitions") == rows
+        sql = (
+            "SELECT count(*) FROM duckdb_columns() JOIN kpi_definitions ON column_name = name WHERE table_name = 'kpis'"
+        )
+        assert connection.sql(sql).fetchall() == [(len(KPIS),)]
+
+
+def test_macros(tmp_path: Path) -> None:
+    """A bucket's seconds are those of the kernel; percentiles are nearest rank; histograms are put together."""
+    with reading(build(tmp_path, [], "UTC", NOON)) as connection:
+        buckets = connection.sql("SELECT bucket_seconds(b::SMALLINT) FROM range(3200) t(b)").fetchall()
+        assert [row[0] for row in buckets] == (bucket_middle(np.arange(3200)) / 1e6).tolist()
+        random = np.random.default_rng(3)
+        for rows in (1, 2, 10, 20, 99, 100, 1000):
+            values = np.sort((random.lognormal(18, 3, rows)).astype(np.int64)) * random.integers(0, 2, rows)
+            values.sort()
+            middles = bucket_middle(bucket_of(values)) / 1e6
+            bins, counts = np.unique(bucket_of(values), return_counts=True)
+            pairs = [f"{{'bucket': {b}::SMALLINT, 'count': {n}::BIGINT}}" for b, n in zip(bins, counts, strict=True)]
+            halves = [[{"b": b, "n": n // 2}, {"b": b, "n": n - n // 2}] for b, n in zip(bins, counts, strict=True)]
+            split = [f"{{'bucket': {h['b']}::SMALLINT, 'count': {h['n']}::BIGINT}}" for two in halves for h in two]
+            random.shuffle(split)
+            one, two = f"[{', '.join(pairs)}]", f"[{', '.join(split)}]"
+            for percent in (1, 50, 90, 95, 99, 100):
+                rank = math.ceil(percent * rows / 100)
+                sql = f"SELECT histogram_percentile(h, {percent / 100}) FROM (SELECT unnest([{one}, {two}]) AS h)"
+                assert connection.sql(sql).fetchall() == [(middles[rank - 1],)] * 2
+            merged = connection.sql(f"SELECT merge_histograms([{two}, {one}])").fetchall()[0][0]
+            assert merged == [
+                {"bucket": b, "count": 2 * n} for b, n in zip(bins.tolist(), counts.tolist(), strict=True)
+            ]
+        none = "SELECT histogram_percentile([]::STRUCT(bucket SMALLINT, count BIGINT)[], 0.5)"
+        assert connection.sql(none).fetchall() == [(None,)]
+
+
+def test_facts_come_from_their_files(tmp_path: Path) -> None:
+    """conversations in months and parts and an empty turns end up in the warehouse as they are in the files."""
+    table = conversations_of(50)
+    for part, slice_ in enumerate((table.slice(0, 20), table.slice(20))):
+        write_partitioned(slice_, tmp_path / "conversations", CONVERSATIONS, "started_at", str(part))
+    with reading(build(tmp_path, [], "UTC", NOON)) as connection:
+        assert rows_of(connection, "FROM conversations ORDER BY started_at") == table.to_pylist()
+        assert rows_of(connection, "FROM turns") == []
+    arrow = load_warehouse(tmp_path / "arrow.duckdb", {**empty_tables(), CONVERSATIONS: table})
+    with reading(arrow) as connection:
+        assert rows_of(connection, "FROM conversations") == table.to_pylist()
+
+
+def empty_tables() -> dict[Table, pa.Table]:
+    """Every published table, without rows but for a run."""
+    return {spec: run_row() if spec is RUNS else spec.schema.empty_table() for spec in TABLES}
+
+
+def test_parquet_files_of_a_result(tmp_path: Path) -> None:
+    """All other tables are written as Parquet with the rows that the warehouse has."""
+    build(tmp_path, facts_of(4), "UTC", AS_OF)
+    with reading(tmp_path / "care.duckdb") as connection:
+        for spec in (KPI_TABLE, KPI_STATISTICS, KPI_DEFINITIONS, DEAD_LETTERS, LATE_EVENTS, RUNS):
+            name = "kpi_values" if spec is KPI_TABLE else spec.name
+            files = list((tmp_path / spec.name).rglob("*.parquet"))
+            rows = sum(pq.read_metadata(file).num_rows for file in files)
+            assert connection.sql(f"SELECT count(*) FROM {name}").fetchall() == [(rows,)]
+            hive = "window_month=2026-02" if spec in (KPI_TABLE, KPI_STATISTICS) else spec.name
+            assert any(file.parent.name == hive for file in files) or not rows
+
+
+def kpi_rows(**changes: Any) -> pa.Table:
+    """Three rows of `kpis` without the commit's columns; changes: column -> three values."""
+    schema = pa.schema([f for f in KPI_TABLE.schema if f.name not in {c.name for c in COMMIT_COLUMNS}])
+    rows = [
+        {
+            "basis": "activity",
+            "grain": "day",
+            "window_start": NOON + timedelta(days=i),
+            "window_end": NOON + timedelta(days=i + 1),
+            "account_id": (None, "a", "b")[i],
+            "channel": "x",
+            "is_complete": True,
+            "message_count": i,
+            "avg_csat": None if i else 2.5,
+            **{name: values[i] for name, values in changes.items()},
+        }
+        for i in range(3)
+    ]
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def published(root: Path, kpis: pa.Table, runs: pa.Table) -> Path:
+    """A folder with the two tables that the next commit looks at."""
+    write_partitioned(kpis, root / "kpis", KPI_TABLE, "window_start", "0")
+    write_table(runs, root / "runs" / "part-0.parquet", RUNS)
+    return root
+
+
+def commits(table: pa.Table) -> list[tuple[int, datetime]]:
+    """revision and changed_at of each row."""
+    return list(zip(table["revision"].to_pylist(), table["changed_at"].to_pylist(), strict=True))
+
+
+LATER, LAST = NOON + timedelta(hours=1, microseconds=1), NOON + timedelta(hours=2)
+
+
+def test_revise_keeps_what_is_as_it_was(tmp_path: Path) -> None:
+    """Same rows keep revision and commit; changed ones, also from or to null, get one more; new ones begin at 1."""
+    first = revise(kpi_rows(), None, NOON)
+    assert commits(first) == [(1, NOON)] * 3 and first.schema.names == KPI_TABLE.schema.names
+    one = published(tmp_path / "1", first, run_row(1))
+    second = revise(kpi_rows(message_count=[0, 5, 2], avg_csat=[2.5, None, 1.0]), one, LATER)
+    assert commits(second) == [(1, NOON), (2, LATER), (2, LATER)]
+    two = published(tmp_path / "2", second, run_row(2))
+    third = revise(
+        kpi_rows(message_count=[0, 5, 2], avg_csat=[None, None, 1.0], is_complete=[True, True, False]), two, LAST
+    )
+    assert commits(third) == [(2, LAST), (2, LATER), (3, LAST)]
+    moved = revise(kpi_rows(account_id=["a", "a", None]), two, LAST)
+    assert commits(moved) == [(1, LAST), (3, LAST), (1, LAST)]
+
+
+def test_revise_goes_by_key_and_keeps_the_order(tmp_path: Path) -> None:
+    """Rows in another order, vanished rows and no rows at all."""
+    one = published(tmp_path / "1", revise(kpi_rows(), None, NOON), run_row())
+    order = pa.array([2, 0])
+    again = revise(kpi_rows(message_count=[9, 9, 2]).take(order), one, LATER)
+    assert again["account_id"].to_pylist() == ["b", None] and commits(again) == [(1, NOON), (2, LATER)]
+    assert revise(kpi_rows().slice(0, 0), one, LATER).num_rows == 0
+    none = published(tmp_path / "2", revise(kpi_rows().slice(0, 0), None, NOON), run_row())
+    write_table(KPI_TABLE.schema.empty_table(), none / "kpis" / "part-0.parquet", KPI_TABLE)
+    assert commits(revise(kpi_rows(), none, LATER)) == [(1, LATER)] * 3
+
+
+def test_revise_after_a_kpi_was_added(tmp_path: Path) -> None:
+    """A column that the previous result has not is null there: rows with a value in it are changed."""
+    older = replace(KPI_TABLE, columns=tuple(c for c in KPI_TABLE.columns if c.name != "csat_rate"))
+    before = revise(kpi_rows(), None, NOON).drop_columns(["csat_rate"])
+    write_table(before, tmp_path / "kpis" / "part-0.parquet", older)
+    assert commits(revise(kpi_rows(csat_rate=[None, 0.5, None]), tmp_path, LATER)) == [(1, NOON), (2, LATER), (1, NOON)]
+
+
+def test_runs_are_kept(tmp_path: Path) -> None:
+    """`runs` has one row per commit, the earlier ones as they were, and the views go by the latest."""
+    one, two, three = tmp_path / "1", tmp_path / "2", tmp_path / "3"
+    for number, (root, previous) in enumerate(((one, None), (two, one), (three, two)), 1):
+        root.mkdir()
+        as_of = AS_OF + timedelta(days=number)
+        runs = run_row(number, as_of, at=NOON + timedelta(hours=number))
+        build(root, facts_of(5), "UTC", as_of, runs=runs, previous=previous)
+    with reading(three / "care.duckdb") as connection:
+        rows = rows_of(connection, "FROM runs ORDER BY commit_id")
+        assert [row["as_of"].day for row in rows] == [31, 1, 2]
+        assert [row["committed_at"].hour for row in rows] == [13, 14, 15]
+        latest = rows_of(connection, "SELECT DISTINCT window_start FROM kpis_latest_day")
+        assert latest == [{"window_start": datetime(2026, 4, 1, tzinfo=UTC)}]
+        revisions = rows_of(connection, "SELECT is_complete, grain, revision, count(*) AS n FROM kpis GROUP BY ALL")
+    # Only what was not complete and is now has changed.
+    assert {(row["grain"], row["revision"]) for row in revisions if row["revision"] > 1} == {("month", 2), ("week", 2)}
+
+
+def test_unreadable_previous_result_is_told(tmp_path: Path) -> None:
+    """A previous result that is damaged, gone or of another version is a sentence with the folder and what to do."""
+    with pytest.raises(UserError, match="kpis is not .*move the output folder away"):
+        revise(kpi_rows(), tmp_path / "gone", NOON)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "part-0.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(UserError, match="runs is not"):
+        append_run(run_row(), tmp_path)
+    older = replace(RUNS, columns=tuple(c for c in RUNS.columns if c.name != "version"))
+    write_table(run_row().drop_columns(["version"]), tmp_path / "runs" / "part-0.parquet", older)
+    with pytest.raises(UserError, match="to be of this version"):
+        append_run(run_row(2), tmp_path)
+
+
+def test_odd_folder_and_leftovers(tmp_path: Path) -> None:
+    """Brackets, quotes and stars in the path, and a file and log of a dead run in the way, change nothing."""
+    root = tmp_path / 'it\'s [a] *odd* "one"'
+    root.mkdir()
+    (tmp_path / 'it\'s a *odd* "one"').mkdir()
+    (root / "care.duckdb").write_bytes(b"half a file")
+    (root / "care.duckdb.wal").write_bytes(b"half a log")
+    write_partitioned(conversations_of(3), root / "conversations", CONVERSATIONS, "started_at", "0")
+    path = build(root, [], "UTC", NOON)
+    with reading(path) as connection:
+        assert connection.sql("SELECT count(*) FROM conversations").fetchall() == [(3,)]
+    assert not path.with_name("care.duckdb.wal").exists()
+
+
+def test_refuses_what_the_specification_does_not_say(tmp_path: Path) -> None:
+    """A null where none may be is an error of the program that names the column."""
+    kpis, statistics = tables_of([], "UTC", NOON)
+    bad = run_row().set_column(4, "timezone", pa.nulls(1, pa.string()))
+    with pytest.raises(ValueError, match=r"no null in runs\.timezone"):
+        build_warehouse(
+            tmp_path, kpis=kpis, kpi_statistics=statistics, dead_letters=DEAD_LETTERS.schema.empty_table(), runs=bad
+        )
+
+
+def test_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """No folder, or no room, gives one sentence with the file and what to do."""
+    with pytest.raises(UserError, match="Expected to write .*gone/care.duckdb"):
+        load_warehouse(tmp_path / "gone" / "care.duckdb", empty_tables())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"care\.duckdb.*free some space"):
+            load_warehouse(tmp_path / "care.duckdb", {**empty_tables(), CONVERSATIONS: conversations_of(5000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_turns_are_loaded_in_two_threads(tmp_path: Path) -> None:
+    """More rows than a row group, in several files, are all there once."""
+    rows = 300_000
+    zeros = {pa.string(): pa.array(["x"]), pa.int64(): pa.array([1]), pa.bool_(): pa.array([True])}
+    columns = {
+        c.name: pa.nulls(rows, c.type) if c.nullable else pa.repeat(zeros[c.type][0], rows)
+        for c in TURNS.columns
+        if not pa.types.is_timestamp(c.type) and c.name != "turn_number"
+    }
+    instants = pa.array(np.arange(rows) * 60_000_000).cast(TURNS.schema.field("started_at").type)
+    columns |= {c.name: instants for c in TURNS.columns if pa.types.is_timestamp(c.type)}
+    table = pa.table({"turn_number": pa.array(np.arange(rows)), **columns})
+    write_partitioned(table, tmp_path / "turns", TURNS, "started_at", "0")
+    with reading(build(tmp_path, [], "UTC", NOON)) as connection:
+        sql = "SELECT count(*), count(DISTINCT turn_number), sum(turn_number)::BIGINT FROM turns"
+        assert connection.sql(sql).fetchall() == [(rows, rows, rows * (rows - 1) // 2)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +13,13 @@ import pyarrow.compute as pc
 
 from transforms.facts import Facts
 from transforms.life_cycle import STATE_RESOLVED, STATES, LifeCycles
-from transforms.ordering import codes_of
+from transforms.ordering import codes_of, dense_codes
 from transforms.schema import TIMESTAMP
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import ANSWERED, OUTCOMES, Turns
 from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows
+
+Vectors = TypeVar("Vectors", Facts, LifeCycles)
 
 _SPECIAL = r'["\\\x00-\x1f]'
 
@@ -33,71 +37,94 @@ def conversation_table(
       facts: facts of the c conversations.
 
     Returns:
-      The table (text dictionary-encoded where it repeats), and for each of its rows the number of the conversation.
+      The table (text dictionary-encoded where it repeats), and the row of each conversation in it.
     """
-    keys = _conversation_keys(events, ev, facts.begin)
-    started_at = ev.at[facts.begin]
-    order = np.lexsort((_key_ranks(keys, started_at), started_at))
-    is_handled = facts.is_handled
-    is_closed = (cycles.state == STATE_RESOLVED) & facts.has_message & facts.is_followed
-    resolution = (cycles.resolved_at - facts.opened_at) / 1e6
+    order = _order_of_rows(events, ev, facts.begin)
+    row_of = np.empty(len(order), np.int64)
+    row_of[order] = np.arange(len(order))
+    f, c, count = _in_order(facts, order), _in_order(cycles, order), len(order)
+    own_row = row_of[conversation]
+    is_handled = f.is_handled
+    not_closed = ~((c.state == STATE_RESOLVED) & f.has_message & f.is_followed)
+    resolution = np.where(not_closed, 0, c.resolved_at - f.opened_at) / 1e6
     columns: dict[str, pa.Array] = {
-        "conversation_key": keys,
-        "started_at": _times(started_at),
-        "account_id": _words(events, "account_id", facts.account),
-        "channel": _words(events, "channel", facts.channel),
-        "customer_id": _first_text(events, "customer_id", ev, conversation, len(facts.begin)),
-        "agent_id": _words(events, "agent_id", facts.agent),
-        "team_id": _words(events, "team_id", facts.team),
-        "state": _labels(STATES, cycles.state),
-        "resolved_at": _times(cycles.resolved_at),
-        "first_resolved_at": _times(cycles.first_resolved_at),
+        "conversation_key": _conversation_keys(events, ev, f.begin),
+        "started_at": _times(ev.at[f.begin]),
+        "account_id": _words(events, "account_id", f.account),
+        "channel": _words(events, "channel", f.channel),
+        "customer_id": _first_text(events, "customer_id", ev, own_row, f.begin),
+        "agent_id": _words(events, "agent_id", f.agent),
+        "team_id": _words(events, "team_id", f.team),
+        "state": _labels(STATES, c.state),
+        "resolved_at": _times(c.resolved_at),
+        "first_resolved_at": _times(c.first_resolved_at),
         "is_handled": pa.array(is_handled),
-        "is_resolution_inferred": pa.array(cycles.is_inferred),
-        "is_first_contact_resolution": pa.array(facts.is_first_contact_resolution, mask=~is_handled),
-        "is_one_touch": pa.array(facts.is_one_touch, mask=~is_handled),
-        "reopen_count": pa.array(cycles.reopen_count),
-        "first_response_seconds": _between(facts.opened_at, facts.first_response_at),
-        "first_reply_seconds": _between(facts.opened_at, facts.first_reply_at),
+        "is_resolution_inferred": pa.array(c.is_inferred),
+        "is_first_contact_resolution": pa.array(f.is_first_contact_resolution, mask=~is_handled),
+        "is_one_touch": pa.array(f.is_one_touch, mask=~is_handled),
+        "reopen_count": pa.array(c.reopen_count),
+        "first_response_seconds": _between(f.opened_at, f.first_response_at),
+        "first_reply_seconds": _between(f.opened_at, f.first_reply_at),
         "answer_seconds": _between(
-            np.maximum(facts.opened_at, facts.assigned_at),
-            np.where(facts.assigned_at == NEVER, NEVER, facts.first_response_at),
+            np.maximum(f.opened_at, f.assigned_at), np.where(f.assigned_at == NEVER, NEVER, f.first_response_at)
         ),
-        "resolution_seconds": pa.array(resolution, mask=~is_closed),
-        "handle_seconds": pa.array(resolution + facts.wrap_up_seconds, mask=~is_closed),
-        "engaged_seconds": pa.array(facts.engaged / 1e6 + facts.wrap_up_seconds, mask=~is_closed),
-        "hold_seconds": pa.array(cycles.hold / 1e6),
-        "wrap_up_seconds": pa.array(facts.wrap_up_seconds),
-        "csat_score": pa.array(facts.csat_score, mask=np.isnan(facts.csat_score)),
+        "resolution_seconds": pa.array(resolution, mask=not_closed),
+        "handle_seconds": pa.array(resolution + f.wrap_up_seconds, mask=not_closed),
+        "engaged_seconds": pa.array(f.engaged / 1e6 + f.wrap_up_seconds, mask=not_closed),
+        "hold_seconds": pa.array(c.hold / 1e6),
+        "wrap_up_seconds": pa.array(f.wrap_up_seconds),
+        "csat_score": pa.array(f.csat_score, mask=np.isnan(f.csat_score)),
     }
     for name in ("topic", "subtopic", "priority", "language"):
-        columns[name] = _words(events, name, _last_code(events, name, ev, conversation, len(facts.begin)))
+        columns[name] = _words(events, name, _last_code(events, name, ev, own_row, count))
     for name in ("opened_at", "first_response_at", "first_reply_at", "handled_at", "rated_at", "last_event_at"):
-        columns[name] = _times(getattr(facts, name))
+        columns[name] = _times(getattr(f, name))
     for column in CONVERSATIONS.columns:
         if column.name not in columns:
-            columns[column.name] = pa.array(getattr(facts, column.name))
-    table = pa.table({column.name: columns[column.name] for column in CONVERSATIONS.columns})
-    return table.take(pa.array(order)), order
+            columns[column.name] = pa.array(getattr(f, column.name))
+    return pa.table({column.name: columns[column.name] for column in CONVERSATIONS.columns}), row_of
 
 
-def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, order: Rows, turns: Turns) -> pa.Table:
+def _in_order(vectors: Vectors, order: Rows) -> Vectors:
+    """Vectors of conversations (Facts, LifeCycles) in another order; those of other things are left alone."""
+    return replace(
+        vectors,
+        **{
+            field.name: getattr(vectors, field.name)[order]
+            for field in fields(vectors)
+            if not field.name.startswith("move_")
+        },
+    )
+
+
+def _order_of_rows(events: pa.Table, ev: EventVectors, begin: Rows) -> Rows:
+    """The conversations by started_at; by conversation_key where several began at the same instant."""
+    started_at = ev.at[begin]
+    order = np.argsort(started_at, kind="stable")
+    ordered = started_at[order]
+    twin = ordered[1:] == ordered[:-1]
+    tied = np.flatnonzero(np.append(twin, False) | np.append(False, twin))
+    if len(tied):
+        keys = dense_codes(_conversation_keys(events, ev, begin[order[tied]]))
+        order[tied] = order[tied][np.lexsort((keys, ordered[tied]))]
+    return order
+
+
+def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, row_of: Rows, turns: Turns) -> pa.Table:
     """Makes the rows of `turns`, in the order of their conversations, then turn_number.
 
     Args:
       events: columns of PARSED_EVENTS in one chunk each.
       ev: vectors of the events kept, none of them stray.
       conversations: the rows of `conversations`.
-      order: number of the conversation of each of these rows.
+      row_of: the row of each conversation.
       turns: the turns.
     """
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    row_of = place[turns.conversation]
-    by = np.argsort(row_of, kind="stable")
+    own_row = row_of[turns.conversation]
+    by = np.argsort(own_row, kind="stable")
     first, end, bot = turns.first[by], turns.end[by], turns.bot[by]
     outcome = turns.outcome[by]
-    parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(row_of[by]))
+    parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(own_row[by]))
     started, ended = ev.at[first], np.where(end >= 0, ev.at[np.maximum(end, 0)], NEVER) if len(by) else end
     answered = outcome == ANSWERED
     agent = np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end
@@ -111,9 +138,7 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, orde
         "turn_ended_at": _times(ended),
         "bot_replied_at": _times(np.where(bot >= 0, ev.at[np.maximum(bot, 0)], NEVER) if len(by) else bot),
         "outcome": _labels(OUTCOMES, outcome),
-        "agent_id": _words(
-            events, "agent_id", np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end
-        ),
+        "agent_id": _words(events, "agent_id", agent),
         "message_count": pa.array(turns.message_count[by]),
         "is_responded": pa.array(turns.is_responded[by]),
         "needs_reply": pa.array(turns.needs_reply[by]),
@@ -161,40 +186,25 @@ def _has_special(values: pa.StringArray) -> bool:
     return bool(np.any((octets < 32) | (octets == 34) | (octets == 92)))
 
 
-def _key_ranks(keys: pa.Array, started_at: Rows) -> npt.NDArray[np.int64]:
-    """Ranks of the keys among conversations that began at the same instant; 0 elsewhere."""
-    ranks = np.zeros(len(keys), np.int64)
-    order = np.argsort(started_at, kind="stable")
-    ordered = started_at[order]
-    twin = ordered[1:] == ordered[:-1] if len(ordered) else np.empty(0, bool)
-    tied = order[np.append(twin, False) | np.append(False, twin)] if twin.any() else np.empty(0, np.int64)
-    if len(tied):
-        by_text = np.asarray(pc.sort_indices(keys.take(pa.array(tied))))
-        ranks[tied[by_text]] = np.arange(len(tied))
-    return ranks
-
-
-def _last_code(events: pa.Table, name: str, ev: EventVectors, conversation: Codes, count: int) -> Codes:
-    """The last non-null code of a column in each conversation, or -1."""
+def _last_code(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, count: int) -> Codes:
+    """The last non-null code of a column in each row of `conversations`, or -1."""
     codes = codes_of(events[name])
     out = np.full(count, -1, np.int32)
     if (codes >= 0).any():
         codes = codes[ev.row]
         named = np.flatnonzero(codes >= 0)
-        out[conversation[named]] = codes[named]
+        out[own_row[named]] = codes[named]
     return out
 
 
-def _first_text(events: pa.Table, name: str, ev: EventVectors, conversation: Codes, count: int) -> pa.Array:
-    """The first non-null text of a column in each conversation."""
+def _first_text(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, begin: Rows) -> pa.Array:
+    """The first non-null text of a column in each row of `conversations`, whose first events are given."""
     column = events[name].combine_chunks()
-    row = np.full(count, -1, np.int64)
     if column.null_count == 0:
-        begin = np.flatnonzero(np.diff(conversation, prepend=np.int32(-1)))
-        row[conversation[begin]] = ev.row[begin]
-    else:
-        named = np.flatnonzero(np.asarray(column.is_valid())[ev.row])
-        row[conversation[named[::-1]]] = ev.row[named[::-1]]
+        return column.take(pa.array(ev.row[begin]))
+    row = np.full(len(begin), -1, np.int64)
+    named = np.flatnonzero(np.asarray(column.is_valid())[ev.row])[::-1]
+    row[own_row[named]] = ev.row[named]
     return column.take(pa.array(row, mask=row < 0))
 
 

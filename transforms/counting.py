@@ -64,7 +64,8 @@ class StatisticsBuilder:
             places = [place[cells] for cells, _, _ in self._sums]
             bin_places = [place[cells] for cells, _, _ in self._bins]
         else:
-            used = np.unique(np.concatenate([np.unique(cells) for cells in self._cells] or [np.empty(0, np.int64)]))
+            every = np.sort(np.concatenate(self._cells)) if self._cells else np.empty(0, np.int64)
+            used = every[np.append(True, np.diff(every) != 0)] if len(every) else every
             places = [np.searchsorted(used, cells) for cells, _, _ in self._sums]
             bin_places = [np.searchsorted(used, cells) for cells, _, _ in self._bins]
         sums = np.zeros((len(SUM_NAMES), len(used)), np.int64)

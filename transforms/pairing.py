@@ -70,7 +70,7 @@ def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, 
     cycles = follow_life_cycles(ev, conversation, begin, first_message, as_of)
     score, duration = (_doubles(events, name)[ev.row] for name in ("score", "duration_seconds"))
     facts = gather_facts(ev, conversation, begin, first_message, turns, cycles, score, duration, as_of)
-    conversations, order = conversation_table(events, ev, conversation, cycles, facts)
+    conversations, row_of = conversation_table(events, ev, conversation, cycles, facts)
     grid = make_grid(settings.timezone, int(ev.at.min()), max(as_of, int(ev.at.max())))
     statistics = count_statistics(
         ev,
@@ -82,7 +82,7 @@ def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, 
         [None, *_dictionary(events, "account_id")],
         _dictionary(events, "channel"),
     )
-    return PairedShard(conversations, turn_table(events, ev, conversations, order, turns), statistics, stray_count)
+    return PairedShard(conversations, turn_table(events, ev, conversations, row_of, turns), statistics, stray_count)
 
 
 def _stray_events(ev: EventVectors, group: Codes) -> npt.NDArray[np.bool_]:

@@ -168,7 +168,8 @@ def add_statistics(parts: Iterable[Statistics]) -> Statistics:
         account = np.array([account_codes[a] for a in part.accounts], np.int64)[account]
         channel = np.array([channel_codes[c] for c in part.channels], np.int64)[channel]
         cells.append(union.pack(basis, account, channel, seconds))
-    cell = np.unique(np.concatenate(cells))
+    cell = np.sort(np.concatenate(cells))
+    cell = cell[np.append(True, np.diff(cell) != 0)]
     sums = np.zeros((len(SUM_NAMES), len(cell)), np.int64)
     bins = []
     for part, own in zip(parts, cells, strict=True):
