@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from sinks.parquet import MONTHS, conform, write_partitioned, write_table
 from sinks.views import KPI_VALUES, WINDOWS, comments, statements
-from transforms.calendars import GRAINS, make_grid
+from transforms.calendars import make_grid
 from transforms.definitions import KPIS
 from transforms.errors import UserError
 from transforms.schema import TIMESTAMP
@@ -124,7 +124,7 @@ def load_warehouse(path: Path, sources: dict[Table, pa.Table | Sequence[Path]], 
                 _load(warehouse, spec, rows)
             _load(warehouse, WINDOWS, _windows(warehouse))
             warehouse.execute("CHECKPOINT")
-    except duckdb.IOException as error:
+    except (duckdb.IOException, duckdb.TransactionException) as error:
         raise UserError(
             f"Expected to write {path}, but DuckDB says {str(error)!r}: free some space or choose another output "
             "folder, then run again; an earlier result is untouched."
@@ -225,16 +225,17 @@ def _read_previous(previous: Path, spec: Table) -> pa.Table:
 
 
 def _windows(warehouse: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Every window of every grain from the first one with a row in kpis to the one of as_of."""
+    """Every window of every grain from its first one with a row in kpis to the one of as_of."""
     last = warehouse.execute("SELECT epoch_us(as_of), timezone FROM runs ORDER BY commit_id DESC LIMIT 1").fetchone()
-    first = warehouse.execute(f"SELECT epoch_us(min(window_start)) FROM {KPI_VALUES}").fetchone()
-    if last is None or last[0] is None or first is None or first[0] is None:
+    firsts = warehouse.execute(f"SELECT grain, epoch_us(min(window_start)) FROM {KPI_VALUES} GROUP BY grain").fetchall()
+    if last is None or last[0] is None or not firsts:
         return WINDOWS.schema.empty_table()
     as_of, timezone = last
-    return pa.concat_tables(_windows_of(grain, timezone, first[0], as_of) for grain in GRAINS)
+    return pa.concat_tables(_windows_of(grain, timezone, first, as_of) for grain, first in sorted(firsts))
 
 
 def _windows_of(grain: str, timezone: str, first: int, as_of: int) -> pa.Table:
+    """The windows of one grain from an instant to another, both in microseconds."""
     grid = make_grid(timezone, first, as_of)
     slices = grid.slice_starts[(grid.slice_starts >= first // 1_000_000) & (grid.slice_starts * 1_000_000 <= as_of)]
     starts, ends = grid.windows_of(grain, slices)

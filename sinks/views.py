@@ -26,7 +26,7 @@ _AS_OF = "(SELECT as_of FROM runs ORDER BY commit_id DESC LIMIT 1)"
 
 WINDOWS = Table(
     "windows",
-    "One row per window from the first in which anything fell to the one that as_of lies in, none left out.",
+    "One row per window from the first of its grain in which anything fell to the one of as_of, none left out.",
     ("grain", "window_start"),
     (_STARTS["grain"], _STARTS["window_start"], _STARTS["window_end"], _IS_COMPLETE),
 )
