@@ -7,7 +7,10 @@
 
 PYTHON ?= python3.11
 OUTPUT ?= output
-INPUT ?= $(firstword $(wildcard $(CURDIR)/../shared/data/ibm_care_dev.ndjson) fixtures/sample/events.ndjson)
+# Real conversations where they lie beside the project, else the project's own sample; each with its settings.
+TWEETS := $(wildcard $(CURDIR)/../shared/data/ibm_care_dev.ndjson)
+INPUT ?= $(if $(TWEETS),$(TWEETS),fixtures/sample/events.ndjson)
+CONFIG ?= fixtures/sample/$(if $(TWEETS),public-tweets,care).toml
 
 VENV := .venv
 # Keyed by content, not by time, and by place: a virtual environment cannot be moved.
@@ -18,7 +21,7 @@ PIP := -m pip --disable-pip-version-check --quiet
 .PHONY: run test bench lint lock clean
 
 run: $(READY)
-	$(VENV)/bin/care-kpis batch --input "$(INPUT)" --output "$(OUTPUT)"
+	$(VENV)/bin/care-kpis batch --input "$(INPUT)" --config "$(CONFIG)" --output "$(OUTPUT)"
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

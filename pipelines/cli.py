@@ -145,7 +145,7 @@ def batch(
     """Computes the KPIs of event files, and prints the summary."""
     from rich.console import Console
 
-    from pipelines.options import BatchOptions, parse_beam_options, quieten_beam, split_arguments
+    from pipelines.options import BatchOptions, parse_beam_options, quieten_beam, source_notes, split_arguments
     from pipelines.progress import show_progress
     from pipelines.summary import print_summary
 
@@ -169,7 +169,7 @@ def batch(
         summary = run(options, progress)
     seen = {row["channel"] for row in summary.kpis}
     unseen = [f"no conversation has the channel {name!r} of {config}." for name in resolved.config_channels - seen]
-    print_summary(summary, Console(highlight=False), sorted(unseen))
+    print_summary(summary, Console(highlight=False), [*source_notes(source), *sorted(unseen)])
 
 
 @care_kpis.command(help=_GENERATE_HELP)

@@ -125,6 +125,15 @@ def source_settings(source: str | None) -> Mapping[str, Any]:
     return {"default": ADAPTERS[source].settings}
 
 
+def source_notes(source: str | None) -> list[str]:
+    """What a reader of the results should keep in mind about the source."""
+    if source is None:
+        return []
+    from transforms.adapters import ADAPTERS
+
+    return [ADAPTERS[source].description]
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What stands on the command line beside our own options: further inputs, then Beam's options.
 

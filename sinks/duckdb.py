@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sinks.parquet import MONTHS, conform, write_partitioned, write_table
+from sinks.publish import WAREHOUSE
 from sinks.views import KPI_VALUES, WINDOWS, comments, statements
 from transforms.calendars import make_grid
 from transforms.definitions import KPIS
@@ -31,8 +32,6 @@ from transforms.tables import (
     TURNS,
     Table,
 )
-
-WAREHOUSE = "care.duckdb"
 
 _INDEXED = (KPI_DEFINITIONS.name, RUNS.name)
 """Tables with a primary key. Of the others, some have a key with null in it, which DuckDB does not take; on

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ LINKS = (*(table.name for table in TABLES), WAREHOUSE, MANIFEST)
 """What a reader finds in OUTPUT; each is a link through `.current`."""
 
 _SNAPSHOTS, _CURRENT, _LOCK = ".snapshots", ".current", ".lock"
-_NAME = re.compile(r"(\d{6,})(\.tmp)?")
+_NAME = re.compile(r"\d{6,}(-[0-9a-f]{8}\.tmp)?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -97,7 +98,7 @@ class Snapshot:
         """
         if not (self.path / WAREHOUSE).is_file():
             raise ValueError(f"expected {self.path / WAREHOUSE} to be built before publishing")
-        final = self.path.with_suffix("")
+        final = self.path.with_name(f"{self.commit_id:06d}")
         with writing(self._output):
             fill_missing(self.path)
             manifest = {"commit_id": self.commit_id, "tables": _table_files(self.path), **(about or {})}
@@ -166,7 +167,8 @@ def _prepare(output: Path, lock: int) -> Snapshot:
     older = [path for path in snapshots.iterdir() if path.name.isdigit() and int(path.name) < number]
     keep = {snapshots / f"{number:06d}", *sorted(older, key=lambda path: int(path.name))[-1:]}
     _remove_others(snapshots, keep)
-    path = snapshots / f"{number + 1:06d}.tmp"
+    # A name of its own: a worker that outlived a killed run must not write into this one.
+    path = snapshots / f"{number + 1:06d}-{secrets.token_hex(4)}.tmp"
     path.mkdir()
     return Snapshot(output, path, previous, number + 1, lock)
 

@@ -189,7 +189,7 @@ def _kpis_latest_day() -> View:
         "event too; empty before the first day is complete.",
         dense.columns,
         f"SELECT {_names(dense.columns)} FROM kpis_dense WHERE basis = 'activity' AND grain = 'day' AND window_start = "
-        "(SELECT max(window_start) FROM windows WHERE grain = 'day' AND is_complete)",
+        "(SELECT max(window_start) FROM windows WHERE grain = 'day' AND is_complete) ORDER BY account_id, channel",
     )
 
 

@@ -80,7 +80,7 @@ def test_first_commit(tmp_path: Path) -> None:
     output = tmp_path / "made" / "here"
     with open_snapshot(output) as snapshot:
         assert (snapshot.commit_id, snapshot.previous) == (1, None)
-        assert snapshot.path == output / ".snapshots" / "000001.tmp"
+        assert snapshot.path.parent == output / ".snapshots" and snapshot.path.suffix == ".tmp"
         stage(snapshot, 40)
         assert names(output) == [".lock", ".snapshots"] and current_snapshot(output) is None
         final = snapshot.publish({"as_of": "2026-01-01T00:00:00Z"})
@@ -262,18 +262,29 @@ def test_other_content_does_no_harm(tmp_path: Path) -> None:
     assert names(tmp_path / ".snapshots") == ["000000x", "000001", "000002", "mine"]
 
 
-@pytest.mark.parametrize("left", ["000002.tmp", "000002", "000007", "000007.tmp"])
+@pytest.mark.parametrize("left", ["000002-0123abcd.tmp", "000002", "000007", "000007-0123abcd.tmp"])
 def test_leftovers_of_dead_runs_are_removed(tmp_path: Path, left: str) -> None:
     """Folders that a dead run staged, or finished without showing them, are gone in the next run."""
     commit(tmp_path, 1)
     (tmp_path / ".snapshots" / left / "conversations").mkdir(parents=True)
     (tmp_path / ".current.tmp").symlink_to("nowhere")
     with open_snapshot(tmp_path) as snapshot:
-        assert names(tmp_path / ".snapshots") == ["000001", "000002.tmp"]
+        assert names(tmp_path / ".snapshots") == ["000001", snapshot.path.name]
         assert names(snapshot.path) == [] and snapshot.previous == tmp_path / ".snapshots" / "000001"
         stage(snapshot, 2)
         snapshot.publish()
     assert rows_in(tmp_path) == 2 and not os.path.lexists(tmp_path / ".current.tmp")
+
+
+def test_worker_that_outlives_its_run(tmp_path: Path) -> None:
+    """What a worker of a dead run writes late is in no result, and is removed in the run after."""
+    with open_snapshot(tmp_path) as snapshot:
+        late = snapshot.path / "conversations" / "late.parquet"
+    with open_snapshot(tmp_path) as snapshot:
+        write_table(conversations(9), late, CONVERSATIONS)
+        stage(snapshot, 2)
+        snapshot.publish()
+    assert rows_in(tmp_path) == 2 and not late.exists()
 
 
 def test_snapshots_that_somebody_deleted(tmp_path: Path) -> None:

@@ -30,9 +30,12 @@ class FindRepeatContacts(beam.PTransform):
     def expand(self, conversations: beam.PCollection) -> Any:
         """Applies the step."""
         assert self._settings.repeat_contact is not None
+        # The type makes Beam use the coder of tables where it keeps them until the repeat contacts are known.
+        conversations = conversations | "Typed" >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table])
+        contacts = beam.FlatMap(_contacts_of_shard, self.SHARDS).with_output_types(tuple[int, pa.Table])
         found = (
             conversations
-            | "ByCustomer" >> beam.FlatMap(_contacts_of_shard, self.SHARDS)
+            | "ByCustomer" >> contacts
             | "GroupByCustomer" >> beam.GroupByKey()
             | "Find" >> beam.Map(_find, self._settings.repeat_contact, self._settings.timezone)
         )
@@ -43,6 +46,10 @@ class FindRepeatContacts(beam.PTransform):
         )
         undone = conversations | "Undo" >> beam.Map(_undo, AsDict(rows))
         return undone, found | "Statistics" >> beam.Map(lambda contacts: contacts.statistics)
+
+
+def _as_it_is(element: tuple[int, pa.Table]) -> tuple[int, pa.Table]:
+    return element
 
 
 def _contacts_of_shard(element: tuple[int, pa.Table], shards: int) -> list[tuple[int, pa.Table]]:
