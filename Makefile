@@ -2,6 +2,7 @@
 # make test    every test
 # make bench   how fast the batch run is
 # make lint    ruff and mypy
+# make docs    the lists of tables, columns and KPIs in the documentation, from the code
 # make lock    newest versions that setup.py allows, into requirements.lock
 # make clean   back to a bare clone
 
@@ -18,7 +19,7 @@ KEY := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"
 READY := $(VENV)/ready-$(KEY)
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test bench lint lock clean
+.PHONY: run test bench lint docs lock clean
 
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" --config "$(CONFIG)" --output "$(OUTPUT)"
@@ -33,6 +34,9 @@ lint: $(READY)
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+docs: $(READY)
+	$(VENV)/bin/python -m docs.make_reference
 
 # Exactly what the lock says; another lock makes the environment anew. --no-compile: most modules are never imported.
 $(READY):

@@ -95,7 +95,7 @@ def kpi_overview() -> str:
     for family in families:
         end = family[0].name.partition("_")[2]
         family += [kpi for kpi in KPIS if kpi.kind == "percentile" and kpi.name.partition("_")[2] == end]
-        names = ", ".join(f"`{kpi.name}`" for kpi in family)
+        names = ", ".join(f"`{kpi.name}`" if kpi is family[0] else f"`{_rank(kpi)}_…`" for kpi in family)
         sentence = family[0].sentence.removesuffix("; mean.").removesuffix(".") + "."
         rows.append((family[0].label.removesuffix(", mean"), names, family[0].unit, sentence))
     return _table(("KPI", "column", "unit", "what it says"), rows)
@@ -134,12 +134,17 @@ def tables_page() -> str:
 
 def _formula(kpi: Kpi) -> str:
     if kpi.kind == "percentile":
-        return f"{round((kpi.quantile or 0) * 100)}th percentile of `{kpi.numerator}`"
+        return f"{_rank(kpi).removeprefix('p')}th percentile of `{kpi.numerator}`"
     if kpi.kind == "running":
         return f"running sum of `{kpi.numerator}`"
     if kpi.denominator is None:
         return f"`{kpi.numerator}`"
     return f"`{kpi.numerator}` {'-' if kpi.kind == 'change' else '/'} `{kpi.denominator}`"
+
+
+def _rank(kpi: Kpi) -> str:
+    """How the name of a percentile begins: p90."""
+    return kpi.name.partition("_")[0]
 
 
 def _contents() -> str:
