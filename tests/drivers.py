@@ -13,6 +13,7 @@ from pipelines.sources.blocks import Block
 from pipelines.sources.formats import read_block
 from transforms.dead_letters import conflict_letters
 from transforms.events import parse_events
+from transforms.histograms import Histogram
 from transforms.kpis import compute_kpis
 from transforms.ordering import order_events
 from transforms.pairing import pair_messages
@@ -132,7 +133,7 @@ def whole_numbers(statistics: Statistics) -> dict[tuple[Any, ...], Any]:
     basis, account, channel, seconds = statistics.unpack()
     bins: dict[int, dict[tuple[str, int], int]] = {}
     for name in HISTOGRAM_NAMES:
-        for cell, bucket, count in zip(*(a.tolist() for a in statistics.histogram(name)), strict=True):
+        for cell, bucket, count in zip(*map(np.ndarray.tolist, parts_of(statistics.histogram(name))), strict=True):
             bins.setdefault(cell, {})[name, bucket] = count
     return {
         (
@@ -143,3 +144,8 @@ def whole_numbers(statistics: Statistics) -> dict[tuple[Any, ...], Any]:
         ): (statistics.sums[:, i].tolist(), bins.get(i, {}))
         for i in np.arange(len(statistics.cell)).tolist()
     }
+
+
+def parts_of(histogram: Histogram) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place, bucket and count of each bin."""
+    return histogram.place, histogram.bucket, histogram.counts

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from transforms.statistics import SUM_NAMES, SUM_PLACES, Integers, Statistics, pack_bins
+from transforms.histograms import Histogram
+from transforms.statistics import HISTOGRAM_NAMES, SUM_NAMES, SUM_PLACES, Integers, Statistics
 
 
 class StatisticsBuilder:
@@ -71,16 +72,16 @@ class StatisticsBuilder:
         sums = np.zeros((len(SUM_NAMES), len(used)), np.int64)
         for at, (_, name, values) in zip(places, self._sums, strict=True):
             sums[SUM_PLACES[name]] += exact_sums(at, values, len(used))
-        bins = [pack_bins(name, at, values) for at, (_, name, values) in zip(bin_places, self._bins, strict=True)]
-        sorted_bins = np.sort(np.concatenate(bins)) if bins else np.empty(0, np.int64)
-        starts = np.flatnonzero(np.append(True, np.diff(sorted_bins) != 0)) if len(sorted_bins) else sorted_bins
-        counts = np.diff(starts, append=len(sorted_bins))
+        histograms = tuple(
+            Histogram.of([(at, v) for at, (_, of, v) in zip(bin_places, self._bins, strict=True) if of == name])
+            for name in HISTOGRAM_NAMES
+        )
         pair, slices = np.divmod(used, max(len(self._slice_starts), 1))
         pair, channel = np.divmod(pair, max(len(self._channels), 1))
         basis, account = np.divmod(pair, len(self._accounts))
         empty = replace(Statistics.zero(), accounts=self._accounts, channels=self._channels)
         cell = empty.pack(basis, account, channel, self._slice_starts[slices])
-        return Statistics(self._accounts, self._channels, cell, sums, sorted_bins[starts], counts)
+        return Statistics(self._accounts, self._channels, cell, sums, histograms)
 
 
 def exact_sums(places: Integers, values: Integers | None, count: int) -> Integers:

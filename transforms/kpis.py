@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from transforms.calendars import GRAINS, make_grid
 from transforms.definitions import KPIS, STATISTICS, Kpi
+from transforms.histograms import bucket_middle, percentile_buckets
 from transforms.ordering import dense_codes
 from transforms.schema import TIMESTAMP
 from transforms.statistics import (
@@ -19,7 +20,6 @@ from transforms.statistics import (
     SUM_PLACES,
     Integers,
     Statistics,
-    bucket_middle,
 )
 from transforms.tables import COMMIT_COLUMNS, HISTOGRAM, KPI_STATISTICS, KPI_TABLE
 
@@ -154,17 +154,11 @@ def percentiles(windows: Statistics, histogram: str, percents: list[int]) -> dic
     Returns:
       By rank, k values in seconds; null where a histogram is empty.
     """
-    place, bucket, count = windows.histogram(histogram)
-    cumulated = np.append(0, np.cumsum(count))
-    edges = np.searchsorted(place, np.arange(len(windows.cell) + 1))
-    before, total = cumulated[edges[:-1]], np.diff(cumulated[edges])
-    none = total == 0
-    seconds = bucket_middle(np.append(bucket, 0)) / 1e6
-    out = {}
-    for percent in percents:
-        at = np.searchsorted(cumulated[1:], before + (total * percent + 99) // 100)
-        out[percent] = pa.array(seconds[np.where(none, len(bucket), at)], mask=none)
-    return out
+    found = percentile_buckets(windows.histogram(histogram), len(windows.cell), percents)
+    return {
+        percent: pa.array(bucket_middle(np.maximum(buckets, 0)) / 1e6, mask=buckets < 0)
+        for percent, buckets in found.items()
+    }
 
 
 def _parts(windows: Statistics) -> dict[str, pa.Array]:
@@ -172,10 +166,11 @@ def _parts(windows: Statistics) -> dict[str, pa.Array]:
     out: dict[str, pa.Array] = {}
     for statistic in STATISTICS:
         if statistic.name in HISTOGRAM_PLACES:
-            place, bucket, count = windows.histogram(statistic.name)
-            offsets = np.searchsorted(place, np.arange(len(windows.cell) + 1)).astype(np.int32)
+            histogram = windows.histogram(statistic.name)
+            offsets = np.searchsorted(histogram.place, np.arange(len(windows.cell) + 1)).astype(np.int32)
             entries = pa.StructArray.from_arrays(
-                [pa.array(bucket.astype(np.int16)), pa.array(count)], fields=list(HISTOGRAM.value_type)
+                [pa.array(histogram.bucket.astype(np.int16)), pa.array(histogram.counts)],
+                fields=list(HISTOGRAM.value_type),
             )
             out[statistic.name] = pa.ListArray.from_arrays(pa.array(offsets), entries, type=HISTOGRAM)
         else:

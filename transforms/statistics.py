@@ -1,9 +1,7 @@
 """Additive statistics: zero, plus and minus of what the KPIs are made of, per basis, slice, account and channel.
 
 Durations are summed as whole microseconds and scores as whole millionths, so that sums are exact, shards merge in any
-order, and what is taken away again leaves nothing behind. Values are counted in log-histograms: a bucket is the
-exponent and the first six bits of the mantissa of the value as a double, so that its middle is within 0.8 % of every
-value in it, on every machine alike.
+order, and what is taken away again leaves nothing behind. Values are counted in log-histograms.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.definitions import STATISTICS
+from transforms.histograms import MAX_CELLS, Histogram, add_histograms
 
 Integers = npt.NDArray[np.int64]
 
@@ -29,26 +28,6 @@ ACTIVITY, OPENED = range(2)
 
 _TIME_BITS = 34
 _TIME_ZERO = 1 << 32
-_BUCKET_BITS = 12
-_PLACE_BITS = 25
-_HISTOGRAM_BITS = _BUCKET_BITS + _PLACE_BITS
-_COUNT_BITS = 63 - 3 - _HISTOGRAM_BITS
-
-
-def bucket_of(values: Integers) -> Integers:
-    """The histogram bucket of each value: 0 for 0, else 1 + 64 * exponent + first six bits of the mantissa.
-
-    Args:
-      values: whole microseconds, not negative.
-    """
-    bits = values.astype(np.float64).view(np.int64) >> 46
-    return np.where(values > 0, bits - (1023 << 6) + 1, 0)
-
-
-def bucket_middle(buckets: Integers) -> npt.NDArray[np.float64]:
-    """The middle of each bucket, in microseconds."""
-    exponent, mantissa = np.divmod(buckets - 1, 64)
-    return np.where(buckets > 0, np.ldexp(1 + (mantissa + 0.5) / 64, exponent), 0.0)
 
 
 @dataclass(frozen=True)
@@ -60,40 +39,40 @@ class Statistics:
       channels: the channels, by code.
       cell: k packed cells, ascending.
       sums: counts and sums, one row for each of SUM_NAMES, k columns.
-      bins: packed (histogram, place of the cell, bucket), ascending.
-      counts: how many values lie in each of bins.
+      histograms: one for each of HISTOGRAM_NAMES, over the k cells.
     """
 
     accounts: tuple[str | None, ...]
     channels: tuple[str, ...]
     cell: Integers
     sums: Integers
-    bins: Integers
-    counts: Integers
+    histograms: tuple[Histogram, ...]
 
     @staticmethod
     def zero() -> Statistics:
         """No statistics."""
-        none = np.empty(0, np.int64)
-        return Statistics((), (), none, np.empty((len(SUM_NAMES), 0), np.int64), none, none)
+        sums = np.empty((len(SUM_NAMES), 0), np.int64)
+        return Statistics((), (), np.empty(0, np.int64), sums, (Histogram.zero(),) * len(HISTOGRAM_NAMES))
 
     def save(self, path: str) -> None:
         """Writes the statistics to a file that `load` reads."""
         with open(path, "wb") as file:
             pickle.dump((self.accounts, self.channels), file)
-            for values in (self.cell, self.sums, self.bins, self.counts):
+            for values in (self.cell, self.sums, *(v for h in self.histograms for v in (h.bins, h.counts))):
                 np.save(file, values)
 
     @staticmethod
     def load(path: str) -> Statistics:
         """Reads what `save` wrote."""
         with open(path, "rb") as file:
-            names = pickle.load(file)
-            return Statistics(*names, *(np.load(file) for _ in range(4)))
+            accounts, channels = pickle.load(file)
+            cell, sums = np.load(file), np.load(file)
+            histograms = tuple(Histogram(np.load(file), np.load(file)) for _ in HISTOGRAM_NAMES)
+            return Statistics(accounts, channels, cell, sums, histograms)
 
     def __neg__(self) -> Statistics:
         """What takes these statistics away when it is added."""
-        return replace(self, sums=-self.sums, counts=-self.counts)
+        return replace(self, sums=-self.sums, histograms=tuple(-h for h in self.histograms))
 
     def __add__(self, other: Statistics) -> Statistics:
         """Both together."""
@@ -106,17 +85,9 @@ class Statistics:
         basis, account = np.divmod(key, max(len(self.accounts), 1))
         return basis, account, channel, seconds
 
-    def histogram(self, name: str) -> tuple[Integers, Integers, Integers]:
-        """The bins of one histogram: place of the cell, bucket, count; ascending by the first two."""
-        place = HISTOGRAM_PLACES[name]
-        first, last = np.searchsorted(self.bins, [place << _HISTOGRAM_BITS, (place + 1) << _HISTOGRAM_BITS])
-        bins = self.bins[first:last]
-        return _place_of(bins), bins & ((1 << _BUCKET_BITS) - 1), self.counts[first:last]
-
-    @property
-    def cell_of_bins(self) -> Integers:
-        """Place of the cell of each of bins."""
-        return _place_of(self.bins)
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of this name."""
+        return self.histograms[HISTOGRAM_PLACES[name]]
 
     def moved_to(self, seconds: Integers) -> Statistics:
         """The same statistics with other instants; cells that become equal are added up."""
@@ -131,21 +102,6 @@ class Statistics:
         """Packed cells of bases, account codes, channel codes and instants (seconds since the epoch)."""
         key = (basis * max(len(self.accounts), 1) + account) * max(len(self.channels), 1) + channel
         return (key << _TIME_BITS) | (seconds + _TIME_ZERO)
-
-
-def pack_bins(histogram: str, place: Integers, values: Integers) -> Integers:
-    """The bins that values fall into: of a histogram, in cells by their place; values in whole microseconds."""
-    return (HISTOGRAM_PLACES[histogram] << _HISTOGRAM_BITS) | (place << _BUCKET_BITS) | bucket_of(values)
-
-
-def _place_of(bins: Integers) -> Integers:
-    """Place of the cell of each bin."""
-    return (bins >> _BUCKET_BITS) & ((1 << _PLACE_BITS) - 1)
-
-
-def _with_place(bins: Integers, place: Integers) -> Integers:
-    """The bins in other cells."""
-    return (bins & ~(((1 << _PLACE_BITS) - 1) << _BUCKET_BITS)) | (place << _BUCKET_BITS)
 
 
 def add_statistics(parts: Iterable[Statistics]) -> Statistics:
@@ -171,14 +127,15 @@ def add_statistics(parts: Iterable[Statistics]) -> Statistics:
     cell = np.sort(np.concatenate(cells))
     cell = cell[np.append(True, np.diff(cell) != 0)]
     sums = np.zeros((len(SUM_NAMES), len(cell)), np.int64)
-    bins = []
-    for part, own in zip(parts, cells, strict=True):
-        place = np.searchsorted(cell, own)
+    places = [np.searchsorted(cell, own) for own in cells]
+    for part, place in zip(parts, places, strict=True):
         for total, row in zip(sums, part.sums, strict=True):
             total[place] += row
-        bins.append(_with_place(part.bins, place[_place_of(part.bins)]))
-    counts = np.concatenate([part.counts for part in parts])
-    return _without_nothing(Statistics(accounts, channels, cell, sums, *_add_up(np.concatenate(bins), counts)))
+    histograms = tuple(
+        add_histograms([(part.histograms[i], place) for part, place in zip(parts, places, strict=True)])
+        for i in range(len(HISTOGRAM_NAMES))
+    )
+    return _without_nothing(Statistics(accounts, channels, cell, sums, histograms))
 
 
 def _gather(
@@ -192,46 +149,32 @@ def _gather(
       cell: the new cell of each cell of given, in any order.
       given: the statistics.
     """
-    if len(cell) >= 1 << _PLACE_BITS:
-        raise ValueError(f"expected fewer than {1 << _PLACE_BITS:,} cells, got {len(cell):,}")
     if not len(cell) or bool(np.all(cell[1:] > cell[:-1])):
-        return _without_nothing(replace(given, accounts=accounts, channels=channels, cell=cell))
-    sums, bins, counts = given.sums, given.bins, given.counts
-    order = np.arange(len(cell))
+        return replace(given, accounts=accounts, channels=channels, cell=cell)
+    sums, order = given.sums, np.arange(len(cell))
     if not bool(np.all(cell[1:] >= cell[:-1])):
         order = np.argsort(cell, kind="stable")
         cell, sums = cell[order], sums[:, order]
     first = np.append(True, np.diff(cell) != 0)
     starts = np.flatnonzero(first)
-    new_place = np.empty(len(cell), np.int64)
-    new_place[order] = np.cumsum(first) - 1
-    bins, counts = _add_up(_with_place(bins, new_place[_place_of(bins)]), counts)
+    place = np.empty(len(cell), np.int64)
+    place[order] = np.cumsum(first) - 1
+    histograms = tuple(add_histograms([(histogram, place)]) for histogram in given.histograms)
     sums = np.stack([np.add.reduceat(row, starts) for row in sums])
-    return _without_nothing(Statistics(accounts, channels, cell[starts], sums, bins, counts))
+    return _without_nothing(Statistics(accounts, channels, cell[starts], sums, histograms))
 
 
 def _without_nothing(given: Statistics) -> Statistics:
-    """The cells in which something is left."""
+    """The cells in which something is left.
+
+    Raises:
+      ValueError: there are more cells than histograms can tell apart.
+    """
+    if len(given.cell) >= MAX_CELLS:
+        raise ValueError(f"expected fewer than {MAX_CELLS:,} cells, got {len(given.cell):,}")
     kept = given.sums.any(axis=0)
     if kept.all():
         return given
     place = np.cumsum(kept) - 1
-    bins = _with_place(given.bins, place[_place_of(given.bins)])
-    return replace(given, cell=given.cell[kept], sums=given.sums[:, kept], bins=bins)
-
-
-def _add_up(bins: Integers, counts: Integers) -> tuple[Integers, Integers]:
-    """Adds the counts of equal bins; what is left of none is dropped."""
-    if not len(bins):
-        return bins, counts
-    if 0 < int(counts.min()) and int(counts.max()) < 1 << _COUNT_BITS:
-        # The count rides in the low bits: sorting plain integers is many times faster than sorting places.
-        packed = np.sort((bins << _COUNT_BITS) | counts)
-        bins, counts = packed >> _COUNT_BITS, packed & ((1 << _COUNT_BITS) - 1)
-    else:
-        order = np.argsort(bins, kind="stable")
-        bins, counts = bins[order], counts[order]
-    starts = np.flatnonzero(np.append(True, np.diff(bins) != 0))
-    counts = np.add.reduceat(counts, starts)
-    some = counts != 0
-    return bins[starts][some], counts[some]
+    histograms = tuple(add_histograms([(histogram, place)]) for histogram in given.histograms)
+    return replace(given, cell=given.cell[kept], sums=given.sums[:, kept], histograms=histograms)

@@ -1,0 +1,144 @@
+-- The events in the contract's order: one row per event kept, sorted by key, time, type and event_id.
+--
+-- Words become enums (codes of 1 or 2 bytes), and a key its 64-bit hash, so that the sort moves few bytes; two keys
+-- that shared a hash would be mixed up, which is taken as a chance of 1 in 10 million here.
+--
+-- o: occurred_at in microseconds * 16 + rank of the event type; ascending o is the order but for ties of both.
+-- k: kind; the rank of the event type (message 0, reopened 1, handoff 2, assigned 3, escalated 4, resumed 5,
+--    human reply 6, held 7, note 8, wrap_up 9, dismissed 10, resolved 11, rating 12), bot reply 13, automated reply 14.
+-- splits: gaps split the key after this event (no conversation_id, or a channel with split_threads).
+
+CREATE TYPE event_word AS ENUM (
+    'message', 'reopened', 'handoff', 'assigned', 'escalated', 'resumed', 'reply',
+    'held', 'note', 'wrap_up', 'dismissed', 'resolved', 'rating'
+);
+CREATE TYPE author_word AS ENUM ('customer', 'agent', 'bot', 'system');
+CREATE TYPE channel_word AS ENUM (
+    SELECT DISTINCT channel FROM read_parquet(getvariable('inputs')) WHERE channel <> '' ORDER BY 1
+);
+CREATE TYPE account_word AS ENUM (
+    SELECT DISTINCT account_id FROM read_parquet(getvariable('inputs')) WHERE account_id <> '' ORDER BY 1
+);
+CREATE TYPE agent_word AS ENUM (
+    SELECT DISTINCT agent_id FROM read_parquet(getvariable('inputs')) WHERE agent_id <> '' ORDER BY 1
+);
+CREATE TYPE team_word AS ENUM (
+    SELECT DISTINCT team_id FROM read_parquet(getvariable('inputs')) WHERE team_id <> '' ORDER BY 1
+);
+CREATE TYPE topic_word AS ENUM (
+    SELECT DISTINCT topic FROM read_parquet(getvariable('inputs')) WHERE topic <> '' ORDER BY 1
+);
+CREATE TYPE subtopic_word AS ENUM (
+    SELECT DISTINCT subtopic FROM read_parquet(getvariable('inputs')) WHERE subtopic <> '' ORDER BY 1
+);
+CREATE TYPE priority_word AS ENUM (
+    SELECT DISTINCT priority FROM read_parquet(getvariable('inputs')) WHERE priority <> '' ORDER BY 1
+);
+CREATE TYPE language_word AS ENUM (
+    SELECT DISTINCT "language" FROM read_parquet(getvariable('inputs')) WHERE "language" <> '' ORDER BY 1
+);
+CREATE TYPE quick_reply_word AS ENUM (
+    SELECT DISTINCT quick_reply_id FROM read_parquet(getvariable('inputs')) WHERE quick_reply_id <> '' ORDER BY 1
+);
+
+-- is_valid is a column and no WHERE: a filter here would cost a copy of every column (1.5 s CPU for 10 million rows).
+CREATE TABLE rows_read AS
+SELECT
+    hash(account_id, conversation_id, CASE WHEN conversation_id IS NULL THEN channel END,
+         CASE WHEN conversation_id IS NULL THEN customer_id END) AS kh,
+    us * 16 + enum_code(event_type) AS o,
+    (CASE
+        WHEN event_type <> 'reply' THEN enum_code(event_type)
+        WHEN is_automated OR author_type = 'system' THEN 14
+        WHEN author_type = 'bot' THEN 13
+        ELSE 6
+    END)::UTINYINT AS k,
+    conversation_id IS NULL OR list_contains(getvariable('split_channels'), channel) AS splits,
+    TRY_CAST(channel AS channel_word) AS ch,
+    TRY_CAST(account_id AS account_word) AS ac,
+    TRY_CAST(agent_id AS agent_word) AS ag,
+    TRY_CAST(team_id AS team_word) AS te,
+    TRY_CAST(author_type AS author_word) AS author,
+    is_automated,
+    TRY_CAST(topic AS topic_word) AS topic,
+    TRY_CAST(subtopic AS subtopic_word) AS subtopic,
+    TRY_CAST(priority AS priority_word) AS priority,
+    TRY_CAST("language" AS language_word) AS "language",
+    TRY_CAST(quick_reply_id AS quick_reply_word) AS quick_reply,
+    sentiment,
+    score,
+    duration_seconds,
+    event_id,
+    conversation_id,
+    customer_id,
+    coalesce(
+        event_id <> ''
+        AND event_type IS NOT NULL
+        AND us BETWEEN 0 AND 4133980799999999
+        AND channel IS NOT NULL
+        AND (conversation_id IS NOT NULL OR customer_id IS NOT NULL)
+        AND (author_type IS NULL OR TRY_CAST(author_type AS author_word) IS NOT NULL)
+        AND (event_type <> 'message' OR author_type IS NULL OR author_type = 'customer')
+        AND (event_type <> 'reply' OR author_type IS NULL OR author_type <> 'customer')
+        AND (sentiment IS NULL OR sentiment BETWEEN -1 AND 1)
+        AND (score BETWEEN 1 AND 5 OR (score IS NULL AND event_type <> 'rating'))
+        AND (duration_seconds BETWEEN 0 AND 4133980800 OR (duration_seconds IS NULL AND event_type <> 'wrap_up')),
+        false
+    ) AS is_valid
+FROM (
+    SELECT
+        * REPLACE (
+            TRY_CAST(event_type AS event_word) AS event_type,
+            nullif(channel, '') AS channel,
+            nullif(account_id, '') AS account_id,
+            nullif(conversation_id, '') AS conversation_id,
+            nullif(customer_id, '') AS customer_id,
+            nullif(author_type, '') AS author_type
+        ),
+        epoch_us(occurred_at) AS us
+    FROM read_parquet(getvariable('inputs'))
+);
+
+-- Candidates for copies by hash (a window over one hash is cheaper than GROUP BY ... HAVING), decided by value below.
+CREATE TABLE twins AS
+SELECT DISTINCT eh
+FROM (
+    SELECT eh, row_number() OVER (PARTITION BY eh) AS place
+    FROM (SELECT hash(event_id, kh) AS eh FROM rows_read WHERE is_valid)
+)
+WHERE place = 2;
+
+CREATE TABLE copies AS
+SELECT
+    * EXCLUDE (content),
+    row_number() OVER by_content AS place,
+    content IS NOT DISTINCT FROM first_value(content) OVER by_content AS is_like_kept
+FROM (
+    SELECT
+        *,
+        row(o, ch, customer_id, author, ag, te, is_automated, topic, subtopic, priority, "language", quick_reply,
+            sentiment, score, duration_seconds) AS content
+    FROM rows_read SEMI JOIN twins ON hash(event_id, kh) = eh
+    WHERE is_valid
+)
+WINDOW by_content AS (
+    PARTITION BY ac, conversation_id, CASE WHEN conversation_id IS NULL THEN ch END,
+                 CASE WHEN conversation_id IS NULL THEN customer_id END, event_id
+    ORDER BY o >> 4, enum_range(NULL::event_word)[(o & 15) + 1]::VARCHAR, ch, customer_id NULLS FIRST,
+             author::VARCHAR NULLS FIRST, ag NULLS FIRST, te NULLS FIRST, is_automated NULLS FIRST, topic NULLS FIRST, subtopic NULLS FIRST,
+             priority NULLS FIRST, "language" NULLS FIRST, quick_reply NULLS FIRST, sentiment NULLS FIRST,
+             score NULLS FIRST, duration_seconds NULLS FIRST
+);
+
+CREATE TABLE events AS
+SELECT
+    kh, o, k, splits, ch, ac, ag, te, topic, subtopic, priority, "language",
+    CASE k WHEN 12 THEN score WHEN 9 THEN duration_seconds END AS number,
+    conversation_id,
+    customer_id
+FROM (
+    FROM rows_read ANTI JOIN twins ON hash(event_id, kh) = eh WHERE is_valid
+    UNION ALL
+    SELECT * EXCLUDE (place, is_like_kept) FROM copies WHERE place = 1
+)
+ORDER BY kh, o, event_id;

@@ -1,0 +1,103 @@
+-- The published facts: text is gathered here, once a conversation.
+
+CREATE TABLE keys AS
+SELECT
+    c.conversation,
+    CASE
+        WHEN e.conversation_id IS NOT NULL THEN json_array(c.ac::VARCHAR, e.conversation_id)
+        ELSE json_array(c.ac::VARCHAR, e.ch::VARCHAR, e.customer_id)
+    END::VARCHAR AS conversation_key,
+    make_timestamptz(c.started_us) AS started_at,
+    e.customer_id
+FROM conversations c
+JOIN (SELECT rowid AS begin_r, ch, conversation_id, customer_id FROM events) e USING (begin_r);
+
+-- First customer_id of the few conversations whose first event has none.
+CREATE TABLE customers AS
+SELECT conversation, arg_min(customer_id, r) AS later_customer_id
+FROM (
+    SELECT count(*) FILTER (is_start) OVER (ROWS UNBOUNDED PRECEDING) AS conversation, r, k, story.customer_id
+    FROM story
+)
+JOIN (
+    SELECT conversation, first_spoken_r
+    FROM conversations JOIN keys USING (conversation)
+    WHERE customer_id IS NULL
+) USING (conversation)
+WHERE customer_id IS NOT NULL AND (k NOT IN (9, 12) OR r > first_spoken_r)
+GROUP BY conversation;
+
+CREATE TABLE care.conversations AS
+SELECT
+    conversation_key,
+    started_at,
+    c.ac::VARCHAR AS account_id,
+    c.ch::VARCHAR AS channel,
+    coalesce(customer_id, later_customer_id) AS customer_id,
+    c.ag::VARCHAR AS agent_id,
+    c.te::VARCHAR AS team_id,
+    c.topic::VARCHAR AS topic,
+    c.subtopic::VARCHAR AS subtopic,
+    c.priority::VARCHAR AS priority,
+    c."language"::VARCHAR AS "language",
+    CASE state WHEN 0 THEN 'open' WHEN 1 THEN 'resolved' ELSE 'dismissed' END AS state,
+    make_timestamptz(opened_us) AS opened_at,
+    make_timestamptz(response_us) AS first_response_at,
+    make_timestamptz(first_reply_us) AS first_reply_at,
+    make_timestamptz(resolved_us) AS resolved_at,
+    make_timestamptz(first_resolved_us) AS first_resolved_at,
+    make_timestamptz(handled_us) AS handled_at,
+    make_timestamptz(rated_us) AS rated_at,
+    make_timestamptz(last_us) AS last_event_at,
+    is_proactive,
+    handled_us IS NOT NULL AS is_handled,
+    false AS is_resolution_inferred,
+    CASE WHEN handled_us IS NOT NULL THEN is_first_contact END AS is_first_contact_resolution,
+    CASE WHEN handled_us IS NOT NULL THEN is_one_touch END AS is_one_touch,
+    events::BIGINT AS event_count,
+    messages::BIGINT AS message_count,
+    humans::BIGINT AS reply_count,
+    bots::BIGINT AS bot_reply_count,
+    automated::BIGINT AS automated_reply_count,
+    coalesce(turns, 0) AS turn_count,
+    reopenings::BIGINT AS reopen_count,
+    transfers::BIGINT AS transfer_count,
+    escalations::BIGINT AS escalation_count,
+    handoffs::BIGINT AS handoff_count,
+    notes::BIGINT AS note_count,
+    CASE WHEN other_agents > 0 THEN agents ELSE least(named, 1) END::BIGINT AS agent_count,
+    CASE WHEN other_channels > 0 THEN channels ELSE 1 END::BIGINT AS channel_count,
+    (response_us - opened_us) / 1e6 AS first_response_seconds,
+    (first_reply_us - opened_us) / 1e6 AS first_reply_seconds,
+    CASE WHEN assigned_us IS NOT NULL THEN (response_us - greatest(opened_us, assigned_us)) / 1e6 END AS answer_seconds,
+    CASE WHEN is_closed THEN (resolved_us - opened_us) / 1e6 END AS resolution_seconds,
+    CASE WHEN is_closed THEN (resolved_us - opened_us) / 1e6 + coalesce(wrap_up, 0) END AS handle_seconds,
+    CASE WHEN is_closed THEN coalesce(engaged, 0) / 1e6 + coalesce(wrap_up, 0) END AS engaged_seconds,
+    hold / 1e6 AS hold_seconds,
+    coalesce(wrap_up, 0) AS wrap_up_seconds,
+    csat_score
+FROM conversations c
+JOIN keys USING (conversation)
+LEFT JOIN customers USING (conversation)
+LEFT JOIN turn_sums USING (conversation)
+LEFT JOIN wrap_ups USING (conversation)
+LEFT JOIN agents USING (conversation)
+LEFT JOIN channels USING (conversation);
+
+CREATE TABLE care.turns AS
+SELECT
+    conversation_key,
+    started_at,
+    turn_number::BIGINT AS turn_number,
+    ac::VARCHAR AS account_id,
+    ch::VARCHAR AS channel,
+    make_timestamptz(started_us) AS turn_started_at,
+    make_timestamptz(ended_us) AS turn_ended_at,
+    make_timestamptz(bot_us) AS bot_replied_at,
+    CASE end_k WHEN 6 THEN 'answered' WHEN 11 THEN 'resolved' WHEN 10 THEN 'dismissed' ELSE 'waiting' END AS outcome,
+    ag::VARCHAR AS agent_id,
+    message_count::BIGINT AS message_count,
+    is_responded,
+    needs_reply,
+    CASE WHEN end_k = 6 THEN (ended_us - started_us) / 1e6 END AS wait_seconds
+FROM turn_facts JOIN keys USING (conversation);
