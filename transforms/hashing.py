@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 Hashes = npt.NDArray[np.uint64]
@@ -94,7 +93,10 @@ def _hash_text(column: pa.StringArray) -> Hashes:
     if longest > _LONG:
         rows = np.flatnonzero(lengths > _LONG)
         text = column.take(pa.array(rows)).to_numpy(zero_copy_only=False).astype(object)
-        hashes[rows] = pd.util.hash_array(text, categorize=False)
+        # Imported where it is needed: texts as long as this are rare, and pandas takes a while.
+        from pandas.util import hash_array
+
+        hashes[rows] = hash_array(text, categorize=False)
     return hashes
 
 

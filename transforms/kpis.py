@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -38,21 +39,26 @@ def compute_kpis(statistics: Statistics, timezone: str, as_of: int) -> tuple[pa.
       `kpis` without the commit's columns and the running sums, `kpi_statistics` (both sorted by window_start, then the
       rest of the key), and the totals of compute_totals.
     """
-    kpis, parts, totals = [], [], None
-    for grain, windows, ends in roll_up(statistics, timezone):
-        index = _window_columns(grain, windows, ends)
-        complete = pa.array(ends * 1_000_000 <= as_of)
-        kpis.append(pa.table({**index, "is_complete": complete, **_values(windows)}))
-        parts.append(pa.table({**index, **_parts(windows)}))
-        if grain == "month":
-            totals = compute_totals(windows)
     order = ["window_start", "grain", "basis", "account_id", "channel"]
+    # While one grain is added up the values of the one before are computed.
+    with ThreadPoolExecutor(2) as pool:
+        grains = []
+        for grain, windows, ends in roll_up(statistics, timezone):
+            grains.append(pool.submit(_tables_of_grain, grain, windows, ends, as_of))
+        totals = compute_totals(windows)
+        kpis, parts = zip(*(tables.result() for tables in grains), strict=True)
+        sorted_parts = pool.submit(_sorted, pa.concat_tables(parts), order)
+        return _sorted(pa.concat_tables(kpis), order), sorted_parts.result(), totals
+
+
+def _tables_of_grain(grain: str, windows: Statistics, ends: Integers, as_of: int) -> tuple[pa.Table, pa.Table]:
+    """The rows of `kpis` and of `kpi_statistics` of one grain."""
+    index = _window_columns(grain, windows, ends)
+    complete = pa.array(ends * 1_000_000 <= as_of)
+    kpis = pa.table({**index, "is_complete": complete, **_values(windows)})
+    parts = pa.table({**index, **_parts(windows)})
     names = [c.name for c in KPI_TABLE.columns if c not in COMMIT_COLUMNS]
-    return (
-        _sorted(pa.concat_tables(kpis).select(names), order),
-        _sorted(pa.concat_tables(parts).cast(KPI_STATISTICS.schema), order),
-        totals,
-    )
+    return kpis.select(names), parts.cast(KPI_STATISTICS.schema)
 
 
 def compute_totals(months: Statistics) -> pa.Table:
