@@ -10,8 +10,10 @@ PYTHON ?= python3.11
 OUTPUT ?= output
 # Real conversations where they lie beside the project, else the project's own sample; each with its settings.
 TWEETS := $(wildcard $(CURDIR)/../shared/data/ibm_care_dev.ndjson)
-INPUT ?= $(if $(TWEETS),$(TWEETS),fixtures/sample/events.ndjson)
+ifndef INPUT
+INPUT := $(if $(TWEETS),$(TWEETS),fixtures/sample/events.ndjson)
 CONFIG ?= fixtures/sample/$(if $(TWEETS),public-tweets,care).toml
+endif
 
 VENV := .venv
 # Keyed by content, not by time, and by place: a virtual environment cannot be moved.
@@ -22,7 +24,7 @@ PIP := -m pip --disable-pip-version-check --quiet
 .PHONY: run test bench lint docs lock clean
 
 run: $(READY)
-	$(VENV)/bin/care-kpis batch --input "$(INPUT)" --config "$(CONFIG)" --output "$(OUTPUT)"
+	$(VENV)/bin/care-kpis batch --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

@@ -42,7 +42,7 @@ setup(
         "Environment :: Console",
         "Intended Audience :: Customer Service",
         "Intended Audience :: Developers",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Topic :: Office/Business",

@@ -134,7 +134,7 @@ class _Read:
 
     def __call__(self, block: Block) -> list[RawRows]:
         parts = read_block(block)
-        Stages.advance(self._token, sum(len(part.positions) for part in parts))
+        Stages.advance(self._token, sum(len(part.positions) + len(part.unreadable.positions) for part in parts))
         return parts
 
 

@@ -57,7 +57,9 @@ CONVERSATIONS = Table(
         Column("is_handled", FLAG, "handled_at is known.", False),
         Column("is_resolution_inferred", FLAG, "The resolution in force was inferred from silence.", False),
         Column(
-            "is_first_contact_resolution", FLAG, "Resolved with no reopen, transfer or escalation; null unless handled."
+            "is_first_contact_resolution",
+            FLAG,
+            "Resolved with no reopen, transfer, escalation or repeat contact; null unless handled.",
         ),
         Column(
             "is_one_touch", FLAG, "Resolved with exactly one human reply after the first message; null unless handled."
