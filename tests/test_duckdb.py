@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sinks.duckdb import append_run, build_warehouse, definitions_table, load_warehouse, revise
+from sinks.duckdb import build_warehouse, definitions_table, load_warehouse
+from sinks.history import append_run, revise
 from sinks.parquet import write_partitioned, write_table
 from sinks.views import MACROS, VIEWS, WINDOWS
 from transforms.definitions import KPIS, STATISTICS, Kpi
 from transforms.errors import UserError
-from transforms.statistics import bucket_middle, bucket_of
+from transforms.histograms import bucket_middle, bucket_of
 from transforms.tables import (
     COMMIT_COLUMNS,
     CONVERSATIONS,
@@ -399,7 +400,7 @@ def test_everything_has_its_comment_and_type(tmp_path: Path) -> None:
     types["timestamp[us, tz=UTC]"] = "TIMESTAMP WITH TIME ZONE"
     for spec in (*TABLES, WINDOWS):
         assert found["kpi_values" if spec is KPI_TABLE else spec.name] == [
-            (c.name, c.description, c.nullable, types.get(str(c.type), "STRUCT(bucket SMALLINT, count BIGINT)[]"))
+            (c.name, c.description, c.nullable, types.get(str(c.type), "STRUCT(bucket SMALLINT, count INTEGER)[]"))
             for c in spec.columns
         ]
     for view in VIEWS:
@@ -445,7 +446,7 @@ def test_macros(tmp_path: Path) -> None:
             assert merged == [
                 {"bucket": b, "count": 2 * n} for b, n in zip(bins.tolist(), counts.tolist(), strict=True)
             ]
-        none = "SELECT histogram_percentile([]::STRUCT(bucket SMALLINT, count BIGINT)[], 0.5)"
+        none = "SELECT histogram_percentile([]::STRUCT(bucket SMALLINT, count INTEGER)[], 0.5)"
         assert connection.sql(none).fetchall() == [(None,)]
 
 

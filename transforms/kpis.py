@@ -175,7 +175,7 @@ def _parts(windows: Statistics) -> dict[str, pa.Array]:
             histogram = windows.histogram(statistic.name)
             offsets = np.searchsorted(histogram.place, np.arange(len(windows.cell) + 1)).astype(np.int32)
             entries = pa.StructArray.from_arrays(
-                [pa.array(histogram.bucket.astype(np.int16)), pa.array(histogram.counts)],
+                [pa.array(histogram.bucket.astype(np.int16)), pa.array(histogram.counts.astype(np.int32))],
                 fields=list(HISTOGRAM.value_type),
             )
             out[statistic.name] = pa.ListArray.from_arrays(pa.array(offsets), entries, type=HISTOGRAM)

@@ -129,7 +129,7 @@ WINDOW = (
 )
 
 HISTOGRAM = pa.list_(
-    pa.field("item", pa.struct([pa.field("bucket", pa.int16(), False), pa.field("count", pa.int64(), False)]), False)
+    pa.field("item", pa.struct([pa.field("bucket", pa.int16(), False), pa.field("count", pa.int32(), False)]), False)
 )
 """A log-histogram: its buckets that are not empty, in ascending order."""
 
