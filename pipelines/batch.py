@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
@@ -21,8 +23,9 @@ from pipelines.sources.files import InputFile, list_files
 from pipelines.sources.formats import blocks, estimate_rows, read_block
 from pipelines.stages import Stages, Tell
 from pipelines.summary import RunSummary
-from pipelines.work_folder import KeepCounts, KeepLetters, KeepTables, WriteTables
-from sinks.publish import open_snapshot
+from pipelines.work_folder import KeepCounts, KeepLetters, KeepTables, WriteTables, read_counts
+from sinks.duckdb import WarehouseLoader
+from sinks.publish import WAREHOUSE, open_snapshot
 from transforms.errors import UserError
 from transforms.raw_rows import RawRows
 from transforms.settings import Settings
@@ -33,7 +36,6 @@ from transforms.steps import (
     STATISTICS,
     TURNS,
     ComputeKpis,
-    OrderEvents,
     PairMessages,
     ParseEvents,
     ShuffleEvents,
@@ -43,6 +45,9 @@ from transforms.tables import TURNS as TURNS_TABLE
 
 ROWS_A_SHARD = 1_400_000
 """Rows that are paired together in memory; two shards are under way at a time."""
+
+ADDING_UP = "Adding up KPIs"
+"""The stage in which nothing but the statistics is left to be computed."""
 
 WORK = "_work"
 """Folder of a snapshot in the making for what is not part of the result."""
@@ -66,22 +71,35 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
     beam_options = parse_beam_options(options.beam_args)
     with Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
         files = list_files(options.inputs, options.format)
-        rows = sum(estimate_rows(file) for file in files)
-        shards = max(1, -(-rows // ROWS_A_SHARD))
-        stages.begin("Reading events", rows)
-        work = snapshot.path / WORK
-        work.mkdir()
-        try:
-            with beam.Pipeline(options=beam_options) as pipeline:
-                build(pipeline, files, options, snapshot.path, shards, stages)
-        except Exception as error:
-            raise _user_error(error) or error from error
-        stages.begin("Writing the warehouse")
-        return commit_run(snapshot, work, files, options, stages, started)
+        settings = options.settings
+        while True:
+            work = snapshot.path / WORK
+            work.mkdir()
+            stages.begin("Reading events", sum(map(estimate_rows, files)))
+            with WarehouseLoader(snapshot.path / WAREHOUSE) as loader:
+                stages.on_begin = partial(_load_facts, stages, loader)
+                try:
+                    with beam.Pipeline(options=beam_options) as pipeline:
+                        build(pipeline, files, options, settings, snapshot.path, stages)
+                except Exception as error:
+                    raise _user_error(error) or error from error
+                left = read_counts(work)
+                if settings.as_of is not None or left.latest_read == left.latest_kept:
+                    stages.begin("Writing the warehouse")
+                    return commit_run(snapshot, work, files, options, stages, loader, started)
+            # The very latest event was a copy that lost to an earlier one: once more, with as_of known.
+            settings = replace(settings, as_of=left.latest_kept)
+            stages.files.clear()
+            snapshot.clear()
 
 
 def build(
-    pipeline: beam.Pipeline, files: list[InputFile], options: BatchOptions, root: Path, shards: int, stages: Stages
+    pipeline: beam.Pipeline,
+    files: list[InputFile],
+    options: BatchOptions,
+    settings: Settings,
+    root: Path,
+    stages: Stages,
 ) -> None:
     """Puts the steps together.
 
@@ -89,28 +107,34 @@ def build(
       pipeline: gets the steps.
       files: what to read.
       options: of the run.
+      settings: of the run; without as_of the latest event read is taken for it.
       root: snapshot in the making: tables of the result, and the folder WORK.
-      shards: number of shards.
       stages: is told how far the run is.
     """
-    settings, work = options.settings, root / WORK
-    found = _blocks(pipeline, files, options)
-    parsed = found | "ParseEvents" >> ParseEvents(_Read(stages.token))
+    shards = max(1, -(-sum(map(estimate_rows, files)) // ROWS_A_SHARD))
+    work = root / WORK
+    parsed = _blocks(pipeline, files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token))
+    read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(_latest)
+    as_of = read | "AsOf" >> beam.Map(_as_of, settings)
     shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work)
-    told = shuffled | "TellOrder" >> Tell(stages.token, "Ordering events")
-    ordered = told | "OrderEvents" >> OrderEvents(work)
-    latest = ordered[LATEST] | "Latest" >> beam.CombineGlobally(_latest)
-    as_of = latest | "AsOf" >> beam.Map(_as_of, settings)
-    told = ordered.ordered | "TellPair" >> Tell(stages.token, "Pairing messages", after=latest)
-    paired = told | "PairMessages" >> PairMessages(settings, latest, work)
-    kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of)
+    told = shuffled | "TellPair" >> Tell(stages.token, "Pairing messages")
+    paired = told | "PairMessages" >> PairMessages(settings, as_of, work)
+    kept = paired[LATEST] | "LatestKept" >> beam.CombineGlobally(_latest)
+    kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of, Tell(stages.token, ADDING_UP))
 
-    paired["conversations"] | "WriteConversations" >> WriteTables(root, CONVERSATIONS, "started_at")
-    paired[TURNS] | "WriteTurns" >> WriteTables(root, TURNS_TABLE, "started_at")
+    paired["conversations"] | "WriteConversations" >> WriteTables(root, CONVERSATIONS, "started_at", stages.token)
+    paired[TURNS] | "WriteTurns" >> WriteTables(root, TURNS_TABLE, "started_at", stages.token)
     kpis | "KeepKpis" >> KeepTables(work)
-    (parsed[DEAD_LETTERS], ordered[DEAD_LETTERS]) | "Letters" >> beam.Flatten() | "KeepLetters" >> KeepLetters(work)
-    counts = (parsed[COUNTS], ordered[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
-    counts | "KeepCounts" >> KeepCounts(work, latest)
+    (parsed[DEAD_LETTERS], paired[DEAD_LETTERS]) | "Letters" >> beam.Flatten() | "KeepLetters" >> KeepLetters(work)
+    counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
+    counts | "KeepCounts" >> KeepCounts(work, read, kept)
+
+
+def _load_facts(stages: Stages, loader: WarehouseLoader, stage: str) -> None:
+    """Lets the warehouse take conversations and turns while the KPIs are added up; the commit adds what it missed."""
+    if stage == ADDING_UP:
+        for table, files in stages.files.items():
+            loader.add_files(table, sorted(files))
 
 
 def _blocks(pipeline: beam.Pipeline, files: list[InputFile], options: BatchOptions) -> beam.PCollection:

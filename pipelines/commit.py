@@ -18,7 +18,7 @@ from pipelines.sources.files import InputFile
 from pipelines.stages import Stages
 from pipelines.summary import RunSummary
 from pipelines.work_folder import read_counts, read_letters, read_tables
-from sinks.duckdb import build_warehouse
+from sinks.duckdb import WarehouseLoader, build_warehouse
 from sinks.publish import Snapshot
 from transforms.errors import UserError
 from transforms.tables import RUNS
@@ -32,6 +32,7 @@ def commit_run(
     files: Sequence[InputFile],
     options: BatchOptions,
     stages: Stages,
+    loader: WarehouseLoader,
     started: float,
 ) -> RunSummary:
     """Checks and publishes what the pipeline left.
@@ -42,6 +43,7 @@ def commit_run(
       files: what was read.
       options: of the run.
       stages: is told how far the run is.
+      loader: of the warehouse, with the files that it has taken already.
       started: when the run began, seconds of the monotonic clock.
 
     Returns:
@@ -50,7 +52,8 @@ def commit_run(
     Raises:
       UserError: too many dead letters, or as_of lies before an event; then nothing was published.
     """
-    counts, latest = read_counts(work)
+    counted = read_counts(work)
+    counts, latest = counted.rows, counted.latest_kept
     as_of = options.settings.as_of if options.settings.as_of is not None else latest
     _check_as_of(as_of, latest)
     by_reason = _check_dead_letters(work, counts, options.max_dead_letter_rate)
@@ -88,6 +91,7 @@ def commit_run(
         dead_letters=letters,
         runs=_runs_table(run),
         previous=snapshot.previous,
+        loader=loader,
     )
     stages.begin("Publishing")
     shutil.rmtree(work)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -11,12 +13,19 @@ import apache_beam as beam
 from apache_beam.pvalue import AsSingleton
 
 from pipelines.progress import Progress
+from transforms.tables import Table
 
 
 class Stages:
-    """The stages of one run and their times; a context manager.
+    """The stages of one run and their times, and the files that are complete; a context manager.
 
     DoFns are copied and may run elsewhere, so they carry a token; where no run has it, telling does nothing.
+
+    Attributes:
+      token: what DoFns carry.
+      seconds: time of each stage so far.
+      files: files of each table that are complete.
+      on_begin: is called with the name of each stage that begins.
     """
 
     _running: ClassVar[dict[str, Stages]] = {}
@@ -25,6 +34,8 @@ class Stages:
         """Takes what shows the stages."""
         self.token = uuid.uuid4().hex
         self.seconds: dict[str, float] = {}
+        self.files: dict[Table, list[Path]] = {}
+        self.on_begin: Callable[[str], None] | None = None
         self._progress = progress
         self._name: str | None = None
         self._since = time.monotonic()
@@ -52,6 +63,8 @@ class Stages:
         self.end()
         self._name = name
         self._progress.stage(name, rows)
+        if self.on_begin is not None:
+            self.on_begin(name)
 
     def end(self) -> None:
         """Ends the present stage."""
@@ -71,6 +84,12 @@ class Stages:
         """Tells the run that has this token of rows that went through."""
         if token in cls._running:
             cls._running[token]._progress.advance(rows)
+
+    @classmethod
+    def wrote(cls, token: str, table: Table, files: Sequence[Path]) -> None:
+        """Tells the run that has this token that files of a table are complete."""
+        if token in cls._running:
+            cls._running[token].files.setdefault(table, []).extend(files)
 
 
 class Tell(beam.PTransform):

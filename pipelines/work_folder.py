@@ -6,6 +6,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
+from pipelines.stages import Stages
 from sinks.parquet import write_partitioned
 from transforms.batches import ThreadedFn
 from transforms.steps import AddCountsCombineFn
@@ -26,24 +28,26 @@ KPI_FILES = ("kpis.arrow", "kpi_statistics.arrow", "totals.arrow")
 class WriteTables(beam.PTransform):
     """(shard, table) -> Parquet files of a table of the result, by month."""
 
-    def __init__(self, root: Path, table: Table, by_month_of: str) -> None:
-        """Takes the snapshot in the making, the table and the column that names the month."""
+    def __init__(self, root: Path, table: Table, by_month_of: str, token: str) -> None:
+        """Takes the snapshot in the making, the table, the column that names the month and the token of the run."""
         super().__init__()
-        self._root, self._table, self._by_month_of = root, table, by_month_of
+        self._write = _WriteFn(root, table, by_month_of, token)
 
     def expand(self, tables: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return tables | beam.ParDo(_WriteFn(self._root, self._table, self._by_month_of))
+        return tables | beam.ParDo(self._write)
 
 
 class _WriteFn(ThreadedFn):
-    def __init__(self, root: Path, table: Table, by_month_of: str) -> None:
+    def __init__(self, root: Path, table: Table, by_month_of: str, token: str) -> None:
         super().__init__()
-        self._root, self._table, self._by_month_of = root, table, by_month_of
+        self._root, self._table, self._by_month_of, self._token = root, table, by_month_of, token
 
     def work(self, element: tuple[int, pa.Table], side: None) -> None:
         shard, rows = element
-        write_partitioned(rows, self._root / self._table.name, self._table, self._by_month_of, f"{shard:05}")
+        folder = self._root / self._table.name
+        files = write_partitioned(rows, folder, self._table, self._by_month_of, f"{shard:05}")
+        Stages.wrote(self._token, self._table, [file.path for file in files])
 
     def emit(self, result: None) -> Iterator[Any]:
         return iter(())
@@ -88,25 +92,41 @@ def _keep_letters(letters: pa.Table, folder: Path) -> None:
 class KeepCounts(beam.PTransform):
     """Numbers of rows by name -> one JSON file in the work folder, with the latest occurred_at beside them."""
 
-    def __init__(self, work: Path, latest: beam.PCollection) -> None:
-        """Takes the work folder and the latest occurred_at, a PCollection of one value or None."""
+    def __init__(self, work: Path, read: beam.PCollection, kept: beam.PCollection) -> None:
+        """Takes the work folder and the latest occurred_at read and kept, PCollections of one value or None."""
         super().__init__()
-        self._work, self._latest = work, latest
+        self._work, self._read, self._kept = work, read, kept
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
         total = counts | beam.CombineGlobally(AddCountsCombineFn())
-        return total | beam.Map(_keep_counts, self._work, AsSingleton(self._latest))
+        return total | beam.Map(_keep_counts, self._work, AsSingleton(self._read), AsSingleton(self._kept))
 
 
-def _keep_counts(counts: Counter[str], work: Path, latest: int | None) -> None:
-    (work / COUNTS_FILE).write_text(json.dumps({"counts": counts, "latest": latest}), encoding="utf-8")
+def _keep_counts(counts: Counter[str], work: Path, read: int | None, kept: int | None) -> None:
+    said = {"rows": counts, "latest_read": read, "latest_kept": kept}
+    (work / COUNTS_FILE).write_text(json.dumps(said), encoding="utf-8")
 
 
-def read_counts(work: Path) -> tuple[Counter[str], int | None]:
-    """Numbers of rows by name, and the latest occurred_at (microseconds; None where no event was kept)."""
-    kept = json.loads((work / COUNTS_FILE).read_text(encoding="utf-8"))
-    return Counter(kept["counts"]), kept["latest"]
+@dataclass(frozen=True)
+class Counts:
+    """What a pipeline counted.
+
+    Attributes:
+      rows: numbers of rows by name.
+      latest_read: latest occurred_at of the valid rows, microseconds; None where there is none.
+      latest_kept: latest occurred_at of the events kept.
+    """
+
+    rows: Counter[str]
+    latest_read: int | None
+    latest_kept: int | None
+
+
+def read_counts(work: Path) -> Counts:
+    """What the pipeline counted."""
+    said = json.loads((work / COUNTS_FILE).read_text(encoding="utf-8"))
+    return Counts(Counter(said["rows"]), said["latest_read"], said["latest_kept"])
 
 
 def read_tables(work: Path) -> list[pa.Table]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 import duckdb
 import numpy as np
@@ -28,6 +30,7 @@ from transforms.tables import (
     KPI_TABLE,
     LATE_EVENTS,
     RUNS,
+    TABLES,
     TURNS,
     Table,
 )
@@ -46,6 +49,108 @@ _TYPES = {
 }
 
 
+class WarehouseLoader:
+    """A DuckDB file of all tables in the making, with comments, macros and views; loading goes on in a thread.
+
+    Files may be added while others are still being written. A context manager: without `finish` the file is of no use.
+
+    Attributes:
+      path: the file.
+      added: the files that were added.
+    """
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        """Begins the file; what is there is replaced.
+
+        Args:
+          path: the file.
+          threads: how many DuckDB may use.
+        """
+        self.path = path
+        self.added: set[Path] = set()
+        self._threads = threads
+        self._warehouse: duckdb.DuckDBPyConnection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse")
+        self._pending = [self._thread.submit(self._open)]
+
+    def __enter__(self) -> WarehouseLoader:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the thread and closes the file."""
+        self._thread.shutdown(cancel_futures=True)
+        if self._warehouse is not None:
+            self._warehouse.close()
+
+    def add_files(self, spec: Table, files: Sequence[Path]) -> None:
+        """Loads rows of a table from Parquet files, beside what the caller does next."""
+        self.added.update(files)
+        self._pending.append(self._thread.submit(self._run, _load, spec, files))
+
+    def finish(self, sources: Mapping[Table, pa.Table | Sequence[Path]]) -> Path:
+        """Loads the rest and closes the file.
+
+        Args:
+          sources: rows of tables, as Arrow tables or as Parquet files (no files: no rows).
+
+        Returns:
+          The file, closed and without a write-ahead log.
+
+        Raises:
+          ValueError: a table is not what its specification says.
+          UserError: the disk is full or not writable.
+        """
+        for spec, rows in sources.items():
+            if not isinstance(rows, pa.Table):
+                self.add_files(spec, rows)
+        self._pending[0].result()
+        assert self._warehouse is not None
+        # Rows in memory are loaded beside those from files, on a connection of their own.
+        with self._warehouse.cursor() as beside, self._said_clearly():
+            for spec, rows in sources.items():
+                if isinstance(rows, pa.Table):
+                    _load(beside, spec, rows)
+        for loading in self._pending:
+            loading.result()
+        with self._said_clearly():
+            self._warehouse.commit()
+            _load(self._warehouse, WINDOWS, _windows(self._warehouse))
+            self._warehouse.execute("CHECKPOINT")
+            self._warehouse.close()
+            self._warehouse = None
+        return self.path
+
+    def _open(self) -> None:
+        for file in (self.path, self.path.with_name(self.path.name + ".wal")):
+            file.unlink(missing_ok=True)
+        with self._said_clearly():
+            config = {"threads": self._threads, "autoinstall_known_extensions": False}
+            self._warehouse = duckdb.connect(str(self.path), config=config)
+            # In one transaction: each of the hundreds of comments would otherwise be a commit of its own.
+            self._warehouse.begin()
+            _define(self._warehouse, (*TABLES, WINDOWS))
+            self._warehouse.commit()
+            # Facts too: a transaction writes whole row groups, however small the files are.
+            self._warehouse.begin()
+
+    def _run(self, load: Callable[..., None], *arguments: object) -> None:
+        with self._said_clearly():
+            load(self._warehouse, *arguments)
+
+    @contextmanager
+    def _said_clearly(self) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.IOException, duckdb.TransactionException) as error:
+            raise UserError(
+                f"Expected to write {self.path}, but DuckDB says {str(error)!r}: free some space or choose another "
+                "output folder, then run again; an earlier result is untouched."
+            ) from error
+
+
 def build_warehouse(
     root: Path,
     *,
@@ -55,7 +160,7 @@ def build_warehouse(
     runs: pa.Table,
     late_events: pa.Table | None = None,
     previous: Path | None = None,
-    threads: int = 2,
+    loader: WarehouseLoader | None = None,
 ) -> Path:
     """Completes a result whose conversations and turns lie under `root` as Parquet: the other tables, and care.duckdb.
 
@@ -68,7 +173,7 @@ def build_warehouse(
       late_events: columns of LATE_EVENTS; None is none.
       previous: the folder of the result before, or None: its runs are kept, and rows of kpis that are as they were
         keep their revision and changed_at.
-      threads: how many DuckDB may use.
+      loader: of root/care.duckdb, with the files of conversations and turns that it has taken; None begins one.
 
     Returns:
       The DuckDB file, closed and without a write-ahead log.
@@ -88,50 +193,23 @@ def build_warehouse(
         RUNS: append_run(runs, previous),
     }
     facts = {spec: sorted((root / spec.name).rglob("*.parquet")) for spec in (CONVERSATIONS, TURNS)}
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, loader or WarehouseLoader(root / WAREHOUSE) as loader:
         writing_tables = pool.submit(_write_tables, root, tables)
-        load_warehouse(root / WAREHOUSE, {**facts, **tables}, threads)
+        rest = {spec: [file for file in files if file not in loader.added] for spec, files in facts.items()}
+        loader.finish({**rest, **tables})
         writing_tables.result()
     return root / WAREHOUSE
 
 
-def load_warehouse(path: Path, sources: dict[Table, pa.Table | Sequence[Path]], threads: int = 2) -> Path:
-    """Makes a DuckDB file of all tables, with comments, macros and views.
+def load_warehouse(path: Path, sources: Mapping[Table, pa.Table | Sequence[Path]]) -> Path:
+    """Makes a DuckDB file at once; see WarehouseLoader.
 
     Args:
       path: the file; what is there is replaced.
-      sources: rows of each published table, as an Arrow table or as Parquet files (no files: no rows).
-      threads: how many DuckDB may use.
-
-    Returns:
-      The file, closed and without a write-ahead log.
-
-    Raises:
-      ValueError: a table is not what its specification says.
-      UserError: the disk is full or not writable.
+      sources: rows of tables, as Arrow tables or as Parquet files.
     """
-    for file in (path, path.with_name(path.name + ".wal")):
-        file.unlink(missing_ok=True)
-    try:
-        with duckdb.connect(str(path), config={"threads": threads, "autoinstall_known_extensions": False}) as warehouse:
-            # In one transaction: each of the hundreds of comments would otherwise be a commit of its own.
-            warehouse.begin()
-            _define(warehouse, (*sources, WINDOWS))
-            warehouse.commit()
-            # Rows in memory are loaded beside those from files: DuckDB uses one thread for the one, all for the other.
-            with ThreadPoolExecutor(1) as pool, warehouse.cursor() as beside:
-                in_memory = {spec: rows for spec, rows in sources.items() if isinstance(rows, pa.Table)}
-                loading = pool.submit(_load_all, beside, in_memory)
-                _load_all(warehouse, {spec: rows for spec, rows in sources.items() if spec not in in_memory})
-                loading.result()
-            _load(warehouse, WINDOWS, _windows(warehouse))
-            warehouse.execute("CHECKPOINT")
-    except (duckdb.IOException, duckdb.TransactionException) as error:
-        raise UserError(
-            f"Expected to write {path}, but DuckDB says {str(error)!r}: free some space or choose another output "
-            "folder, then run again; an earlier result is untouched."
-        ) from error
-    return path
+    with WarehouseLoader(path) as loader:
+        return loader.finish(sources)
 
 
 def definitions_table() -> pa.Table:
@@ -190,12 +268,6 @@ def _define(warehouse: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> No
             warehouse.execute(statement)
     for statement in statements():
         warehouse.execute(statement)
-
-
-def _load_all(warehouse: duckdb.DuckDBPyConnection, sources: Mapping[Table, pa.Table | Sequence[Path]]) -> None:
-    """Fills several tables, one after another."""
-    for spec, rows in sources.items():
-        _load(warehouse, spec, rows)
 
 
 def _load(warehouse: duckdb.DuckDBPyConnection, spec: Table, rows: pa.Table | Sequence[Path]) -> None:

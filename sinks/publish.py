@@ -80,6 +80,11 @@ class Snapshot:
             os.close(self._lock)
             self._lock = None
 
+    def clear(self) -> None:
+        """Empties the folder, for another try."""
+        shutil.rmtree(self.path)
+        self.path.mkdir()
+
     def publish(self, about: Mapping[str, object] | None = None) -> Path:
         """Makes this result the one that readers see.
 

@@ -1,6 +1,6 @@
 """The steps of every pipeline as Beam transforms: thin shells around the kernels of the same words.
 
-    rows -> ParseEvents -> ShuffleEvents -> OrderEvents -> PairMessages -> ComputeKpis
+    rows -> ParseEvents -> ShuffleEvents -> PairMessages -> ComputeKpis
 
 Rows travel as Arrow tables, or as the names of files of them; one element is a block of rows or a shard of keys.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from transforms import metrics
@@ -28,7 +28,6 @@ from transforms.ordering import OrderedEvents, order_events
 from transforms.pairing import PairedShard, pair_messages
 from transforms.raw_rows import RawRows
 from transforms.repeat_steps import FindRepeatContacts
-from transforms.schema import PARSED_EVENTS
 from transforms.settings import Settings
 from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard, write_shards
 from transforms.statistics import Statistics, add_statistics
@@ -37,17 +36,8 @@ DEAD_LETTERS, COUNTS, LATEST, TURNS, STATISTICS = "dead_letters", "counts", "lat
 """Names of side outputs; COUNTS are dicts of numbers of rows, to be added up."""
 
 
-@dataclass(frozen=True)
-class OrderedShard:
-    """A shard whose order is known: where its rows are, and the file that holds the order."""
-
-    shard: int
-    files: tuple[ShardFile, ...]
-    order: str
-
-
 class ParseEvents(beam.PTransform):
-    """Blocks of rows -> events (main), DEAD_LETTERS and COUNTS.
+    """Blocks of rows -> events (main), DEAD_LETTERS, COUNTS and LATEST (the latest occurred_at of a block).
 
     Exists so that everything after it sees valid events only, in the contract's types.
     """
@@ -59,7 +49,9 @@ class ParseEvents(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection) -> Any:
         """Applies the step."""
-        return blocks | "Parse" >> beam.ParDo(_ParseFn(self._read)).with_outputs(DEAD_LETTERS, COUNTS, main="events")
+        return blocks | "Parse" >> beam.ParDo(_ParseFn(self._read)).with_outputs(
+            DEAD_LETTERS, COUNTS, LATEST, main="events"
+        )
 
 
 class _ParseFn(ThreadedFn):
@@ -80,7 +72,9 @@ class _ParseFn(ThreadedFn):
         if dead:
             yield TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
         yield TaggedOutput(COUNTS, counts)
-        yield parsed.events
+        if parsed.events.num_rows:
+            yield TaggedOutput(LATEST, pc.max(parsed.events["occurred_at"].cast(pa.int64())).as_py())
+            yield parsed.events
 
 
 def _letters_by_reason(letters: pa.Table) -> dict[str, int]:
@@ -102,118 +96,104 @@ class ShuffleEvents(beam.PTransform):
 
     def expand(self, events: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return (
-            events
-            | "Write" >> beam.FlatMap(write_shards, shards=self._shards, folder=self._folder)
-            | "ByShard" >> beam.GroupByKey()
-        )
+        return events | "Write" >> beam.ParDo(_ShuffleFn(self._shards, self._folder)) | "ByShard" >> beam.GroupByKey()
 
 
-class OrderEvents(beam.PTransform):
-    """Shards -> OrderedShard (main), DEAD_LETTERS, COUNTS and LATEST (the latest occurred_at of the events kept).
-
-    Exists as a step of its own because as_of, which pairing needs, is known only once every copy is dropped.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Takes the folder for the files that hold the order."""
+class _ShuffleFn(ThreadedFn):
+    def __init__(self, shards: int, folder: str) -> None:
         super().__init__()
-        self._folder = str(folder)
+        self._shards, self._folder = shards, folder
 
-    def expand(self, shards: beam.PCollection) -> Any:
-        """Applies the step."""
-        outputs = beam.ParDo(_OrderFn(self._folder)).with_outputs(DEAD_LETTERS, COUNTS, LATEST, main="ordered")
-        return shards | "Order" >> outputs
+    def work(self, element: pa.Table, side: None) -> list[tuple[int, ShardFile]]:
+        return write_shards(element, self._shards, self._folder)
 
-
-class _OrderFn(ThreadedFn):
-    COLUMNS = ("event_id", "event_type", "occurred_at", "channel", "account_id", "conversation_id", "customer_id")
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def work(
-        self, element: tuple[int, Iterable[ShardFile]], side: None
-    ) -> tuple[OrderedShard, OrderedEvents, pa.Table, int | None]:
-        shard, parts = element
-        files = tuple(sorted(parts, key=lambda f: f.path))
-        whole = read_shard(files, SHUFFLED_EVENTS.names)
-        key_hash, event_hash = (whole[name].to_numpy() for name in ("key_hash", "event_hash"))
-        ordered = order_events(whole.select(PARSED_EVENTS.names), key_hash, event_hash)
-        path = f"{self._folder}/order-{shard:05}.npy"
-        np.save(path, np.stack([ordered.rows, ordered.key]))
-        letters = conflict_letters(whole.take(pa.array(ordered.conflicts)))
-        kept = whole["occurred_at"].cast(pa.int64()).to_numpy()[ordered.rows]
-        latest = int(kept.max()) if len(kept) else None
-        return OrderedShard(shard, files, path), ordered, letters, latest
-
-    def emit(self, result: tuple[OrderedShard, OrderedEvents, pa.Table, int | None]) -> Iterator[Any]:
-        shard, ordered, letters, latest = result
-        metrics.count("OrderEvents", rows_out=len(ordered.rows), dead_letters=letters.num_rows)
-        if letters.num_rows:
-            yield TaggedOutput(DEAD_LETTERS, letters)
-        counts = Counter({"events_kept": len(ordered.rows), "exact_duplicates": ordered.exact_duplicate_count})
-        counts.update(_letters_by_reason(letters))
-        yield TaggedOutput(COUNTS, counts)
-        if latest is not None:
-            yield TaggedOutput(LATEST, latest)
-            yield shard
+    def emit(self, result: list[tuple[int, ShardFile]]) -> Iterator[Any]:
+        return iter(result)
 
 
 class PairMessages(beam.PTransform):
-    """OrderedShard -> (shard, conversations) (main), TURNS, STATISTICS (or names of files of them) and COUNTS.
+    """(shard, files) -> (shard, conversations) (main), TURNS, STATISTICS, COUNTS, DEAD_LETTERS and LATEST.
 
-    Exists to decide which message is answered by which reply, once, for every number that is made of it.
+    Exists to decide which message is answered by which reply, once, for every number that is made of it. Orders the
+    events of each shard and drops the copies first. LATEST is the latest occurred_at of the events kept; STATISTICS are
+    names of files of them, or statistics.
     """
 
-    def __init__(self, settings: Settings, latest: beam.PCollection, folder: Path) -> None:
-        """Takes the settings, the latest occurred_at (a PCollection of one value or None) and a folder for files."""
+    def __init__(self, settings: Settings, as_of: beam.PCollection, folder: Path) -> None:
+        """Takes the settings, as_of (a PCollection of one value or None) and a folder for files."""
         super().__init__()
-        self._settings, self._latest, self._folder = settings, latest, str(folder)
+        self._settings, self._as_of, self._folder = settings, as_of, str(folder)
 
     def expand(self, shards: beam.PCollection) -> Any:
         """Applies the step."""
-        pair = beam.ParDo(_PairFn(self._settings, self._folder), AsSingleton(self._latest))
-        paired = shards | "Pair" >> pair.with_outputs(TURNS, STATISTICS, COUNTS, main="conversations")
+        pair = beam.ParDo(_PairFn(self._settings, self._folder), AsSingleton(self._as_of))
+        outputs = (TURNS, STATISTICS, COUNTS, DEAD_LETTERS, LATEST)
+        paired = shards | "Pair" >> pair.with_outputs(*outputs, main="conversations")
         if self._settings.repeat_contact is None:
             return paired
         conversations, taken = paired.conversations | "RepeatContacts" >> FindRepeatContacts(self._settings)
         statistics = (paired[STATISTICS], taken) | "TakeBack" >> beam.Flatten()
-        return {"conversations": conversations, TURNS: paired[TURNS], STATISTICS: statistics, COUNTS: paired[COUNTS]}
+        same = {name: paired[name] for name in outputs}
+        return {**same, "conversations": conversations, STATISTICS: statistics}
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """What became of a shard, its statistics in a file."""
+
+    shard: int
+    ordered: OrderedEvents
+    latest: int | None
+    letters: pa.Table
+    paired: PairedShard
+    statistics: str
+    seconds: float
 
 
 class _PairFn(ThreadedFn):
-    COLUMNS = tuple(name for name in PARSED_EVENTS.names if not name.startswith("source") and name != "event_id")
+    PLACE = ("source", "source_partition", "source_row")
 
     def __init__(self, settings: Settings, folder: str) -> None:
         super().__init__()
         self._settings, self._folder = settings, folder
 
-    def work(self, element: OrderedShard, side: int | None) -> tuple[int, PairedShard, str, float]:
+    def work(self, element: tuple[int, Iterable[ShardFile]], side: int | None) -> _Paired:
         started = time.monotonic()
-        events = read_shard(element.files, self.COLUMNS).combine_chunks()
-        rows, key = np.load(element.order)
-        ordered = OrderedEvents(rows, key.astype(np.int32), np.empty(0, np.int64), 0)
-        as_of = max(v for v in (self._settings.as_of, side) if v is not None)
-        paired = pair_messages(events, ordered, self._settings, as_of)
-        path = f"{self._folder}/statistics-{element.shard:05}"
+        shard, parts = element
+        shuffled = read_shard(sorted(parts, key=lambda part: part.path), SHUFFLED_EVENTS.names)
+        # (Where rows came from is wanted of the conflicting ones only.)
+        events = shuffled.drop_columns(list(self.PLACE)).combine_chunks()
+        ordered = order_events(events, *(events[name].to_numpy() for name in ("key_hash", "event_hash")))
+        at = events["occurred_at"].cast(pa.int64()).to_numpy()[ordered.rows]
+        letters = conflict_letters(shuffled.take(pa.array(ordered.conflicts)))
+        paired = pair_messages(events, ordered, self._settings, side or 0)
+        path = f"{self._folder}/statistics-{shard:05}"
         paired.statistics.save(path)
-        return element.shard, replace(paired, statistics=Statistics.zero()), path, time.monotonic() - started
+        paired = replace(paired, statistics=Statistics.zero())
+        latest = int(at.max()) if len(at) else None
+        return _Paired(shard, ordered, latest, letters, paired, path, time.monotonic() - started)
 
-    def emit(self, result: tuple[int, PairedShard, str, float]) -> Iterator[Any]:
-        shard, paired, path, seconds = result
-        metrics.count("PairMessages", rows_out=paired.conversations.num_rows)
-        metrics.observe_millis("PairMessages", seconds)
-        yield TaggedOutput(STATISTICS, path)
+    def emit(self, result: _Paired) -> Iterator[Any]:
+        paired, kept, letters = result.paired, len(result.ordered.rows), result.letters
+        metrics.count(
+            "PairMessages", rows_in=kept, rows_out=paired.conversations.num_rows, dead_letters=letters.num_rows
+        )
+        metrics.observe_millis("PairMessages", result.seconds)
         counts = {
+            "events_kept": kept,
+            "exact_duplicates": result.ordered.exact_duplicate_count,
             "stray_events": paired.stray_event_count,
             "conversations": paired.conversations.num_rows,
             "turns": paired.turns.num_rows,
         }
-        yield TaggedOutput(COUNTS, Counter(counts))
-        yield TaggedOutput(TURNS, (shard, paired.turns))
-        yield shard, paired.conversations
+        yield TaggedOutput(COUNTS, Counter(counts | _letters_by_reason(letters)))
+        if letters.num_rows:
+            yield TaggedOutput(DEAD_LETTERS, letters)
+        if result.latest is not None:
+            yield TaggedOutput(LATEST, result.latest)
+        yield TaggedOutput(STATISTICS, result.statistics)
+        yield TaggedOutput(TURNS, (result.shard, paired.turns))
+        yield result.shard, paired.conversations
 
 
 class ComputeKpis(beam.PTransform):
@@ -222,18 +202,23 @@ class ComputeKpis(beam.PTransform):
     Exists so that means, rates and percentiles are computed last, of what was added up.
     """
 
-    def __init__(self, timezone: str, as_of: beam.PCollection) -> None:
-        """Takes the zone of the windows and as_of, a PCollection of one value or None."""
+    def __init__(self, timezone: str, as_of: beam.PCollection, before: beam.PTransform | None = None) -> None:
+        """Takes the zone, as_of (a PCollection of one value or None) and a step to do once all statistics are there."""
         super().__init__()
-        self._timezone, self._as_of = timezone, as_of
+        self._timezone, self._as_of, self._before = timezone, as_of, before or beam.Map(_as_it_is)
 
     def expand(self, statistics: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
         return (
             statistics
             | "Together" >> beam.combiners.ToList()
+            | "Before" >> self._before
             | "Values" >> beam.Map(_kpi_tables, self._timezone, AsSingleton(self._as_of))
         )
+
+
+def _as_it_is(element: Any) -> Any:
+    return element
 
 
 def _kpi_tables(parts: list[Statistics | str], timezone: str, as_of: int | None) -> tuple[pa.Table, ...]:
