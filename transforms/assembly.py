@@ -100,7 +100,7 @@ def _in_order(vectors: Vectors, order: Rows) -> Vectors:
 def _order_of_rows(events: pa.Table, ev: EventVectors, begin: Rows) -> Rows:
     """The conversations by started_at; by conversation_key where several began at the same instant."""
     started_at = ev.at[begin]
-    order = np.argsort(started_at, kind="stable")
+    order = np.argsort(started_at)
     ordered = started_at[order]
     twin = ordered[1:] == ordered[:-1]
     tied = np.flatnonzero(np.append(twin, False) | np.append(False, twin))
