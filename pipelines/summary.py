@@ -31,6 +31,9 @@ SHOWN_KPIS = (
 """KPIs on the terminal, in this order; all others are in the table kpis."""
 
 NULL = "\N{EN DASH}"
+MAX_CHANNELS = 16
+"""Channels that are shown: the busiest."""
+
 MAX_HEAD = 16
 """Letters of a channel's name that are shown."""
 
@@ -109,7 +112,7 @@ def print_summary(summary: RunSummary, console: Console, notes: Iterable[str] = 
         counts.add_row(label, Text(value))
     console.print(counts)
     console.print()
-    for table in _kpi_tables(summary.kpis, console.width):
+    for table in _kpi_tables(_shown_channels(summary.kpis), console.width):
         console.print(table)
         console.print()
     for note in (*_notes(summary), *notes):
@@ -204,7 +207,16 @@ def _width(head: str, cells: Iterable[str]) -> int:
     return max(min(len(head), MAX_HEAD), *map(len, cells)) + 3
 
 
+def _shown_channels(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """The first channels (the busiest come first), and all channels together."""
+    channels = [row for row in rows if row["channel"] is not None]
+    return [*channels[:MAX_CHANNELS], *(row for row in rows if row["channel"] is None)]
+
+
 def _notes(summary: RunSummary) -> Iterable[str]:
+    more = sum(row["channel"] is not None for row in summary.kpis) - MAX_CHANNELS
+    if more > 0:
+        yield f"{_number(more, 'channel')} with fewer messages are not shown; the table kpis has them all."
     if summary.unknown_columns:
         yield f"columns that the contract does not have were ignored: {', '.join(summary.unknown_columns)}."
     if summary.dead_letter_count:

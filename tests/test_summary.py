@@ -134,6 +134,13 @@ def test_many_channels_fit_the_width(width: int) -> None:
     assert shown == ["all", *(f"channel-{number}" for number in range(9)), "x" * 15 + "…"]
 
 
+def test_thousands_of_channels_do_not_flood_the_terminal() -> None:
+    """The busiest are shown, and all together; a note says how many are not."""
+    text = printed(summary(channels=(*(f"c{n}" for n in range(5_000)), None)))
+    assert "c15" in text and "c16" not in text and "all channels" in text
+    assert "4,984 channels with fewer messages are not shown" in text
+
+
 def test_names_from_the_data_are_shown_not_obeyed() -> None:
     """Neither rich's markup nor escape codes of a terminal."""
     text = printed(summary(("[red]x\x1b[31m",), unknown_columns=("a[b]", "\x1b]0;title\x07")))
