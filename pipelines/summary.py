@@ -209,8 +209,9 @@ def _width(head: str, cells: Iterable[str]) -> int:
 
 def _shown_channels(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
     """The first channels (the busiest come first), and all channels together."""
-    channels = [row for row in rows if row["channel"] is not None]
-    return [*channels[:MAX_CHANNELS], *(row for row in rows if row["channel"] is None)]
+    channels = [row["channel"] for row in rows if row["channel"] is not None]
+    shown = {None, *channels[:MAX_CHANNELS]}
+    return [row for row in rows if row["channel"] in shown]
 
 
 def _notes(summary: RunSummary) -> Iterable[str]:
