@@ -116,6 +116,7 @@ SELECT
 FROM (
     SELECT
         *,
+        rowid AS source_row,
         row(o, ch, customer_id, author, ag, te, is_automated, topic, subtopic, priority, "language", quick_reply,
             sentiment, score, duration_seconds) AS content
     FROM rows_read SEMI JOIN twins ON hash(event_id, kh) = eh
@@ -125,20 +126,54 @@ WINDOW by_content AS (
     PARTITION BY ac, conversation_id, CASE WHEN conversation_id IS NULL THEN ch END,
                  CASE WHEN conversation_id IS NULL THEN customer_id END, event_id
     ORDER BY o >> 4, enum_range(NULL::event_word)[(o & 15) + 1]::VARCHAR, ch, customer_id NULLS FIRST,
-             author::VARCHAR NULLS FIRST, ag NULLS FIRST, te NULLS FIRST, is_automated NULLS FIRST, topic NULLS FIRST, subtopic NULLS FIRST,
-             priority NULLS FIRST, "language" NULLS FIRST, quick_reply NULLS FIRST, sentiment NULLS FIRST,
-             score NULLS FIRST, duration_seconds NULLS FIRST
+             author::VARCHAR NULLS FIRST, ag NULLS FIRST, te NULLS FIRST, is_automated NULLS FIRST,
+             topic NULLS FIRST, subtopic NULLS FIRST, priority NULLS FIRST, "language" NULLS FIRST,
+             quick_reply NULLS FIRST, sentiment NULLS FIRST, score NULLS FIRST, duration_seconds NULLS FIRST
 );
 
+-- Sorted without text: source_row is the place in rows_read. Comparing event_id for every row would double the cost of
+-- the sort, so ties are put right afterwards.
 CREATE TABLE events AS
 SELECT
     kh, o, k, splits, ch, ac, ag, te, topic, subtopic, priority, "language",
     CASE k WHEN 12 THEN score WHEN 9 THEN duration_seconds END AS number,
-    conversation_id,
-    customer_id
+    source_row
 FROM (
-    FROM rows_read ANTI JOIN twins ON hash(event_id, kh) = eh WHERE is_valid
+    SELECT *, rowid AS source_row FROM rows_read ANTI JOIN twins ON hash(event_id, kh) = eh WHERE is_valid
     UNION ALL
     SELECT * EXCLUDE (place, is_like_kept) FROM copies WHERE place = 1
 )
-ORDER BY kh, o, event_id;
+ORDER BY kh, o;
+
+CREATE TABLE ties AS
+SELECT r, first_r + row_number() OVER (PARTITION BY first_r ORDER BY event_id) - 1 AS place
+FROM (
+    SELECT
+        r, source_row,
+        last_value(CASE WHEN NOT is_tie THEN r END IGNORE NULLS) OVER (ROWS UNBOUNDED PRECEDING) AS first_r,
+        is_tie OR lead(is_tie, 1, false) OVER () AS is_tied
+    FROM (
+        SELECT rowid AS r, source_row, coalesce(o = lag(o) OVER () AND kh = lag(kh) OVER (), false) AS is_tie
+        FROM events
+    )
+)
+JOIN (SELECT rowid AS source_row, event_id FROM rows_read) USING (source_row)
+WHERE is_tied;
+
+UPDATE events
+SET k = e.k, splits = e.splits, ch = e.ch, ag = e.ag, te = e.te, topic = e.topic, subtopic = e.subtopic,
+    priority = e.priority, "language" = e."language", number = e.number, source_row = e.source_row
+FROM (
+    SELECT ties.place, source.*
+    FROM ties JOIN (SELECT rowid AS r, * FROM events) source USING (r)
+    WHERE ties.place <> ties.r
+) e
+WHERE events.rowid = e.place;
+
+CREATE TABLE counts AS
+SELECT
+    (SELECT count(*) FROM rows_read) AS rows_read,
+    (SELECT count(*) FROM rows_read WHERE NOT is_valid) AS faulty_rows,
+    (SELECT count(*) FROM copies WHERE NOT is_like_kept) AS conflicting_duplicates,
+    (SELECT count(*) FROM copies WHERE is_like_kept AND place > 1) AS exact_duplicates,
+    (SELECT count(*) FROM events) AS events_kept;

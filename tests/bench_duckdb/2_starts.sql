@@ -59,7 +59,7 @@ silent AS (
     SELECT
         * EXCLUDE (question_r),
         is_sure OR (is_open_question AND cycle_rk >> 4 >= sure_r
-            AND coalesce(lag(question_r) OVER (), -1) < cycle_rk >> 4) AS is_silent
+            AND coalesce(lag(question_r) OVER (), -1) <= cycle_rk >> 4) AS is_silent
     FROM questions
 ),
 segments AS (

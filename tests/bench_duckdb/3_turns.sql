@@ -100,7 +100,8 @@ whole AS (
 numbered AS (
     SELECT
         * EXCLUDE (is_new),
-        turn - last_value(CASE WHEN is_new THEN turn END IGNORE NULLS) OVER (ROWS UNBOUNDED PRECEDING) + 1 AS turn_number
+        turn - last_value(CASE WHEN is_new THEN turn END IGNORE NULLS) OVER (ROWS UNBOUNDED PRECEDING) + 1
+            AS turn_number
     FROM (SELECT *, conversation IS DISTINCT FROM lag(conversation) OVER () AS is_new FROM whole)
 )
 SELECT *, is_responded OR end_k IS NULL OR NOT (end_k = 10 OR turn_number > 1) AS needs_reply FROM numbered;

@@ -39,8 +39,10 @@ moves AS (
 periods AS (
     SELECT
         *,
-        last_value(CASE WHEN is_start OR opens THEN r * 2 + (opens AND k = 0 AND NOT is_first_message)::INTEGER END IGNORE NULLS)
-            OVER so_far AS period_rl,
+        last_value(
+            CASE WHEN is_start OR opens THEN r * 2 + (opens AND k = 0 AND NOT is_first_message)::INTEGER END
+            IGNORE NULLS
+        ) OVER so_far AS period_rl,
         last_value(CASE WHEN is_first_message THEN r END IGNORE NULLS) OVER so_far AS first_message_r,
         last_value(CASE WHEN is_first_message THEN ch END IGNORE NULLS) OVER so_far AS first_message_ch,
         last_value(CASE WHEN k = 7 AND is_open THEN r * 2 + 1 WHEN k = 5 OR closes THEN r * 2 END IGNORE NULLS)
@@ -52,7 +54,8 @@ closes AS (
     SELECT
         *,
         closes AND period_rl & 1 = 1 AND coalesce(touch_r, -1) < period_rl >> 1 AS never_was,
-        coalesce(first_message_r >= start_r AND human_r > greatest(first_message_r, period_rl >> 1), false) AS is_answered,
+        coalesce(first_message_r >= start_r AND human_r > greatest(first_message_r, period_rl >> 1), false)
+            AS is_answered,
         coalesce(held_rh >> 1 >= start_r AND held_rh & 1 = 1, false) AS is_held
     FROM (SELECT *, lag(hold_rh) OVER () AS held_rh FROM periods)
 ),
@@ -76,7 +79,8 @@ own AS (
 mended AS (
     SELECT
         *,
-        resolves OR coalesce(mends AND was_rr >> 1 >= start_r AND was_rr & 1 = 0 AND mended_r < was_rr >> 1, false) AS is_resolution,
+        resolves OR coalesce(mends AND was_rr >> 1 >= start_r AND was_rr & 1 = 0 AND mended_r < was_rr >> 1, false)
+            AS is_resolution,
         CASE WHEN is_held AND (k = 5 OR closes) THEN (o >> 4) - (held_o >> 4) END AS hold
     FROM (
         SELECT *, lag(own_rr) OVER () AS was_rr, coalesce(lag(mend_r) OVER (), -1) AS mended_r FROM own
@@ -85,7 +89,8 @@ mended AS (
 decided AS (
     SELECT
         *,
-        last_value(CASE WHEN is_resolution THEN r * 2 + 1 WHEN is_own THEN r * 2 END IGNORE NULLS) OVER so_far AS decided_rr,
+        last_value(CASE WHEN is_resolution THEN r * 2 + 1 WHEN is_own THEN r * 2 END IGNORE NULLS) OVER so_far
+            AS decided_rr,
         last_value(CASE WHEN is_resolution THEN o END IGNORE NULLS) OVER so_far AS resolved_o,
         last_value(CASE WHEN is_resolution THEN r END IGNORE NULLS) OVER so_far AS resolved_r
     FROM mended
@@ -116,7 +121,8 @@ totals AS (
 )
 SELECT
     conversation, o, ac, first_message_ch AS ch, is_last,
-    CASE WHEN first_message_r >= start_r AND r > first_message_r THEN opens::TINYINT - closes::TINYINT ELSE 0 END AS move,
+    CASE WHEN first_message_r >= start_r AND r > first_message_r THEN opens::TINYINT - closes::TINYINT ELSE 0 END
+        AS move,
     CASE
         WHEN NOT coalesce(state_rk >> 4 >= start_r AND state_rk & 15 >= 10, false) THEN 0
         WHEN decided_rr & 1 = 1 THEN 1

@@ -1,12 +1,10 @@
 -- What is said of each conversation, from its facts and its life; rows in the order of `events`.
 
-SET VARIABLE as_of = (SELECT max(o) >> 4 FROM events);
-
 CREATE TABLE conversations AS
 WITH
 counted AS (
     SELECT
-        * EXCLUDE (events, strays, messages, humans, responses, named, bots, automated, proactive, transfers,
+        * EXCLUDE (strays, messages, humans, responses, named, bots, automated, proactive, transfers,
                    escalations, handoffs, notes, other_agents, other_channels),
         (messages - lag(messages, 1, 0) OVER ())::INTEGER AS messages,
         (humans - lag(humans, 1, 0) OVER ())::INTEGER AS humans,
@@ -21,7 +19,7 @@ counted AS (
         (notes - lag(notes, 1, 0) OVER ())::INTEGER AS notes,
         (other_agents - lag(other_agents, 1, 0) OVER ())::INTEGER AS other_agents,
         (other_channels - lag(other_channels, 1, 0) OVER ())::INTEGER AS other_channels,
-        (events - lag(events, 1, 0) OVER () - (strays - lag(strays, 1, 0) OVER ()))::INTEGER AS events
+        (last_r - lag(last_r, 1, -1) OVER () - (strays - lag(strays, 1, 0) OVER ()))::INTEGER AS events
     FROM facts
 ),
 followed AS (
@@ -32,7 +30,10 @@ followed AS (
             CASE WHEN getvariable('as_of') > silent_us THEN silent_us END
         ) AS leaves_us
     FROM (
-        SELECT *, last_us + CASE WHEN splits OR was_closed THEN getvariable('max_idle') ELSE getvariable('max_open') END AS silent_us
+        SELECT
+            *,
+            last_us + CASE WHEN splits OR was_closed THEN getvariable('max_idle') ELSE getvariable('max_open') END
+                AS silent_us
         FROM counted
         WHERE is_conversation
     )
@@ -69,21 +70,24 @@ GROUP BY conversation;
 
 CREATE TABLE wrap_ups AS
 SELECT conversation, sum(number) AS wrap_up
-FROM (SELECT count(*) FILTER (is_start) OVER (ROWS UNBOUNDED PRECEDING) AS conversation, r, k, number FROM story)
-JOIN conversations USING (conversation)
-WHERE k = 9 AND r > first_spoken_r
+FROM (SELECT rowid AS r, number FROM events WHERE k = 9)
+ASOF JOIN (SELECT conversation, first_spoken_r, last_r FROM conversations) c ON r > first_spoken_r
+WHERE r <= last_r
 GROUP BY conversation;
 
+-- Nearly every conversation has one agent and one channel; only those where one differs from the one before it are
+-- counted.
 CREATE TABLE agents AS
-SELECT conversation, count(DISTINCT ag) AS agents
-FROM (SELECT count(*) FILTER (is_start) OVER (ROWS UNBOUNDED PRECEDING) AS conversation, k, story.ag FROM story)
-SEMI JOIN (FROM conversations WHERE other_agents > 0) l USING (conversation)
-WHERE k = 6
+SELECT conversation, count(DISTINCT e.ag) AS agents
+FROM (SELECT rowid AS r, ag FROM events WHERE k = 6 AND ag IS NOT NULL) e
+ASOF JOIN (SELECT conversation, begin_r, last_r FROM conversations WHERE other_agents > 0) ON r >= begin_r
+WHERE r <= last_r
 GROUP BY conversation;
 
 CREATE TABLE channels AS
-SELECT conversation, count(DISTINCT ch) AS channels
-FROM (SELECT count(*) FILTER (is_start) OVER (ROWS UNBOUNDED PRECEDING) AS conversation, r, k, story.ch FROM story)
-JOIN (SELECT conversation, first_spoken_r FROM conversations WHERE other_channels > 0) l USING (conversation)
-WHERE k NOT IN (9, 12) OR r > first_spoken_r
+SELECT conversation, count(DISTINCT e.ch) AS channels
+FROM (SELECT rowid AS r, k, ch FROM events) e
+ASOF JOIN (SELECT conversation, begin_r, first_spoken_r, last_r FROM conversations WHERE other_channels > 0) c
+  ON r >= begin_r
+WHERE r <= last_r AND (k NOT IN (9, 12) OR r > first_spoken_r)
 GROUP BY conversation;

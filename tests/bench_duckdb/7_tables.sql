@@ -1,31 +1,16 @@
 -- The published facts: text is gathered here, once a conversation.
 
-CREATE TABLE keys AS
-SELECT
-    c.conversation,
-    CASE
-        WHEN e.conversation_id IS NOT NULL THEN json_array(c.ac::VARCHAR, e.conversation_id)
-        ELSE json_array(c.ac::VARCHAR, e.ch::VARCHAR, e.customer_id)
-    END::VARCHAR AS conversation_key,
-    make_timestamptz(c.started_us) AS started_at,
-    e.customer_id
-FROM conversations c
-JOIN (SELECT rowid AS begin_r, ch, conversation_id, customer_id FROM events) e USING (begin_r);
-
 -- First customer_id of the few conversations whose first event has none.
 CREATE TABLE customers AS
-SELECT conversation, arg_min(customer_id, r) AS later_customer_id
-FROM (
-    SELECT count(*) FILTER (is_start) OVER (ROWS UNBOUNDED PRECEDING) AS conversation, r, k, story.customer_id
-    FROM story
-)
-JOIN (
-    SELECT conversation, first_spoken_r
-    FROM conversations JOIN keys USING (conversation)
-    WHERE customer_id IS NULL
-) USING (conversation)
-WHERE customer_id IS NOT NULL AND (k NOT IN (9, 12) OR r > first_spoken_r)
+SELECT conversation, arg_min(row.customer_id, r) AS later_customer_id
+FROM (SELECT rowid AS r, kh, k, source_row FROM events) e
+JOIN (SELECT * FROM conversations JOIN keys USING (conversation) WHERE customer_id IS NULL) c
+  ON c.kh = e.kh AND r BETWEEN begin_r AND last_r AND (k NOT IN (9, 12) OR r > first_spoken_r)
+JOIN (SELECT rowid AS source_row, customer_id FROM rows_read) row USING (source_row)
+WHERE row.customer_id IS NOT NULL
 GROUP BY conversation;
+
+DROP TABLE rows_read;
 
 CREATE TABLE care.conversations AS
 SELECT
@@ -34,12 +19,12 @@ SELECT
     c.ac::VARCHAR AS account_id,
     c.ch::VARCHAR AS channel,
     coalesce(customer_id, later_customer_id) AS customer_id,
-    c.ag::VARCHAR AS agent_id,
-    c.te::VARCHAR AS team_id,
-    c.topic::VARCHAR AS topic,
-    c.subtopic::VARCHAR AS subtopic,
-    c.priority::VARCHAR AS priority,
-    c."language"::VARCHAR AS "language",
+    enum_range(NULL::agent_word)[agent_code + 1] AS agent_id,
+    enum_range(NULL::team_word)[team_code + 1] AS team_id,
+    enum_range(NULL::topic_word)[topic_code + 1] AS topic,
+    enum_range(NULL::subtopic_word)[subtopic_code + 1] AS subtopic,
+    enum_range(NULL::priority_word)[priority_code + 1] AS priority,
+    enum_range(NULL::language_word)[language_code + 1] AS "language",
     CASE state WHEN 0 THEN 'open' WHEN 1 THEN 'resolved' ELSE 'dismissed' END AS state,
     make_timestamptz(opened_us) AS opened_at,
     make_timestamptz(response_us) AS first_response_at,

@@ -1,4 +1,4 @@
--- The statistics by hour, rolled up to days, weeks and months, and the KPIs that are made of them.
+-- The counts and sums of every hour, rolled up to days, weeks and months.
 --
 -- A cell is one integer, ((hour - first hour) * pairs + pair) * 2 + is_opened, so that groups are found by a perfect
 -- hash. An hour is one of UTC, which is right for zones that are whole hours off; its day, week and month are local.
@@ -41,7 +41,7 @@ FROM
 
 CREATE MACRO cell_at(us, ac, ch) AS (
     ((us // 3600000000 - getvariable('first_hour')) * getvariable('account_count') * getvariable('channel_count')
-     + enum_code(ch) * getvariable('account_count') + coalesce(enum_code(ac) + 1, 0)) * 2
+     + enum_code(ch)::BIGINT * getvariable('account_count') + coalesce(enum_code(ac)::BIGINT + 1, 0)) * 2
 )::INTEGER;
 
 CREATE TABLE conversation_values AS
@@ -81,7 +81,8 @@ SELECT
     needs_reply, is_responded, end_k = 6 AS is_answered
 FROM turn_facts t JOIN conversations c USING (conversation);
 
--- One small aggregate for each place where numbers fall, joined by cell: summing a UNION ALL of all 36 columns is slower.
+-- One small aggregate for each place where numbers fall, joined by cell: summing a UNION ALL of all 36 columns is
+-- slower.
 CREATE TABLE hour_sums AS
 WITH
 spoken AS MATERIALIZED (
@@ -289,77 +290,3 @@ by_month AS (
 SELECT * EXCLUDE (cell, day_h, day_end_h, week_h, week_end_h, month_h, month_end_h) FROM (
     FROM by_hour UNION ALL BY NAME FROM by_day UNION ALL BY NAME FROM by_week UNION ALL BY NAME FROM by_month
 );
-
--- A histogram bucket is 0 for 0, else 1 + 64 * exponent + the first six bits of the mantissa. log2 is exact enough:
--- below 2 ** 46 a whole number and the next power of two have different doubles as logarithms.
-CREATE MACRO bucket(us) AS (
-    CASE WHEN us > 0 THEN (floor(log2(us))::INTEGER - 1) * 64 + 1 + ((us * 64) >> floor(log2(us))::INTEGER) ELSE 0 END
-);
-
--- Every value as one integer, (cell * 5 + histogram) * 4096 + bucket, sorted once: the values of a cell lie together.
-CREATE TABLE ranked AS
-SELECT place FROM (
-    SELECT (response_cell::BIGINT * 5 + 0) * 4096 + bucket(first_response) AS place
-    FROM conversation_values WHERE response_cell IS NOT NULL
-    UNION ALL
-    SELECT ((opened_cell + 1)::BIGINT * 5 + 0) * 4096 + bucket(first_response)
-    FROM conversation_values WHERE response_cell IS NOT NULL
-    UNION ALL
-    SELECT (reply_cell::BIGINT * 5 + 1) * 4096 + bucket(first_reply)
-    FROM conversation_values WHERE reply_cell IS NOT NULL
-    UNION ALL
-    SELECT ((opened_cell + 1)::BIGINT * 5 + 1) * 4096 + bucket(first_reply)
-    FROM conversation_values WHERE reply_cell IS NOT NULL
-    UNION ALL
-    SELECT (answered_cell::BIGINT * 5 + 2) * 4096 + bucket(wait) FROM turn_values WHERE is_answered
-    UNION ALL
-    SELECT (opened_cell::BIGINT * 5 + 2) * 4096 + bucket(wait) FROM turn_values WHERE is_answered
-    UNION ALL
-    SELECT (resolved_cell::BIGINT * 5 + 3) * 4096 + bucket(handle) FROM conversation_values WHERE is_closed
-    UNION ALL
-    SELECT ((opened_cell + 1)::BIGINT * 5 + 3) * 4096 + bucket(handle) FROM conversation_values WHERE is_closed
-    UNION ALL
-    SELECT (resolved_cell::BIGINT * 5 + 4) * 4096 + bucket(resolution) FROM conversation_values WHERE is_closed
-    UNION ALL
-    SELECT ((opened_cell + 1)::BIGINT * 5 + 4) * 4096 + bucket(resolution) FROM conversation_values WHERE is_closed
-)
-ORDER BY place;
-
--- The sorted buckets of each cell and histogram; days, weeks and months concatenate those of their parts.
-CREATE TABLE buckets AS
-WITH
-by_hour AS MATERIALIZED (
-    SELECT place // 4096 AS cell5, list_sort(list((place & 4095)::SMALLINT)) AS sorted FROM ranked GROUP BY cell5
-),
-by_day AS MATERIALIZED (
-    SELECT
-        (cell5 // 5 % getvariable('cells_an_hour'))::INTEGER AS bp, cell5 % 5 AS histogram, day_h AS h,
-        any_value(week_h) AS week_h, any_value(month_h) AS month_h, list_sort(flatten(list(sorted))) AS sorted
-    FROM by_hour JOIN hours ON hour = cell5 // 5 // getvariable('cells_an_hour')
-    GROUP BY ALL
-)
-SELECT
-    'hour' AS grain, (cell5 // 5 % getvariable('cells_an_hour'))::INTEGER AS bp, cell5 % 5 AS histogram,
-    cell5 // 5 // getvariable('cells_an_hour') + getvariable('first_hour') AS h, sorted
-FROM by_hour
-UNION ALL
-SELECT 'day', bp, histogram, h, sorted FROM by_day
-UNION ALL
-SELECT 'week', bp, histogram, week_h, list_sort(flatten(list(sorted))) FROM by_day GROUP BY bp, histogram, week_h
-UNION ALL
-SELECT 'month', bp, histogram, month_h, list_sort(flatten(list(sorted))) FROM by_day GROUP BY bp, histogram, month_h;
-
-CREATE MACRO middle(bucket) AS (
-    CASE WHEN bucket > 0 THEN (1 + ((bucket - 1) % 64 + 0.5) / 64) * pow(2, (bucket - 1) // 64) ELSE 0.0 END / 1e6
-);
-
-CREATE TABLE histograms AS
-SELECT
-    * EXCLUDE (sorted),
-    middle(sorted[(len(sorted) * 50 + 99) // 100]) AS p50,
-    middle(sorted[(len(sorted) * 90 + 99) // 100]) AS p90,
-    middle(sorted[(len(sorted) * 95 + 99) // 100]) AS p95,
-    list_transform(
-        map_entries(list_aggregate(sorted, 'histogram')), lambda x: {'bucket': x.key, 'count': x.value::BIGINT}
-    ) AS entries
-FROM buckets;
