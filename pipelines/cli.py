@@ -170,6 +170,7 @@ def batch(
     seen = {row["channel"] for row in summary.kpis}
     unseen = [f"no conversation has the channel {name!r} of {config}." for name in resolved.config_channels - seen]
     print_summary(summary, Console(highlight=False), [*source_notes(source), *sorted(unseen)])
+    sys.stdout.flush()  # a reader that went away (| head) is noticed here, not when Python ends
 
 
 @care_kpis.command(help=_GENERATE_HELP)

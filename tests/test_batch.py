@@ -213,6 +213,23 @@ def test_as_of_before_an_event_is_refused(tmp_path: Path) -> None:
     assert current_snapshot(tmp_path) is None
 
 
+def test_as_of_is_the_latest_event_kept(tmp_path: Path) -> None:
+    """Where the very latest row is a copy that lost to an earlier one, as_of is the latest of the others."""
+    event = {"event_type": "message", "channel": "x", "conversation_id": "c"}
+    moments = {"a": "2026-03-02T00:00:00Z", "b": "2026-03-02T00:01:00Z"}
+    rows = [{"event_id": name, "occurred_at": at, **event} for name, at in moments.items()]
+    rows.append({"event_id": "a", "occurred_at": "2026-03-05T00:00:00Z", **event})
+    path = tmp_path / "events.ndjson"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    summary = run(options(path, tmp_path / "out", max_dead_letter_rate=1.0))
+    assert summary.as_of is not None and summary.as_of.isoformat() == "2026-03-02T00:01:00+00:00"
+    assert summary.dead_letters_by_reason == {"conflicting_duplicate": 1}
+    assert summary.rows_read_count == 3 and summary.events_kept_count == 2
+    day = [row for row in read_duckdb(tmp_path / "out", "kpis") if row["grain"] == "day"]
+    assert [row["is_complete"] for row in day] == [False, False]
+    assert read_duckdb(tmp_path / "out", "turns")[0]["message_count"] == 2
+
+
 def test_a_damaged_file_fails_the_run(tmp_path: Path) -> None:
     """What a worker raises comes out as the one sentence it is."""
     path = tmp_path / "events.ndjson.gz"
