@@ -5,7 +5,6 @@ One run is one cycle: rows -> ParseEvents -> PairMessages -> ComputeKpis -> one 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from pipelines.commit import commit_run
+from pipelines.failures import named_runner, said_clearly
 from pipelines.memory import keep_freed_memory
 from pipelines.options import BatchOptions, parse_beam_options
 from pipelines.progress import Progress, SilentProgress
@@ -26,7 +26,6 @@ from pipelines.summary import RunSummary
 from pipelines.work_folder import KeepCounts, KeepLetters, KeepTables, WriteTables, read_counts
 from sinks.duckdb import WarehouseLoader
 from sinks.publish import WAREHOUSE, open_snapshot
-from transforms.errors import UserError
 from transforms.raw_rows import RawRows
 from transforms.settings import Settings
 from transforms.steps import (
@@ -69,7 +68,8 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
     started = time.monotonic()
     keep_freed_memory()
     beam_options = parse_beam_options(options.beam_args)
-    with Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
+    clearly = said_clearly(options.output, named_runner(options.beam_args))
+    with clearly, Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
         files = list_files(options.inputs, options.format)
         settings = options.settings
         while True:
@@ -78,11 +78,8 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
             stages.begin("Reading events", sum(map(estimate_rows, files)))
             with WarehouseLoader(snapshot.path / WAREHOUSE) as loader:
                 stages.on_begin = partial(_load_facts, stages, loader)
-                try:
-                    with beam.Pipeline(options=beam_options) as pipeline:
-                        build(pipeline, files, options, settings, snapshot.path, stages)
-                except Exception as error:
-                    raise _user_error(error) or error from error
+                with beam.Pipeline(options=beam_options) as pipeline:
+                    build(pipeline, files, options, settings, snapshot.path, stages)
                 left = read_counts(work)
                 if settings.as_of is not None or left.latest_read == left.latest_kept:
                     stages.begin("Writing the warehouse")
@@ -169,16 +166,6 @@ def _latest(times: object) -> int | None:
 
 def _as_of(latest: int | None, settings: Settings) -> int | None:
     return settings.as_of if settings.as_of is not None else latest
-
-
-def _user_error(error: BaseException) -> UserError | None:
-    """The UserError behind an error of Beam's, which carries what a worker raised as the text of its traceback."""
-    if isinstance(error, UserError):
-        return error
-    said = re.findall(
-        r"^(?:transforms\.errors\.)?UserError: (.*?)(?: \[while running .*\])?$", str(error), re.MULTILINE
-    )
-    return UserError(said[-1]) if said else None
 
 
 if __name__ == "__main__":

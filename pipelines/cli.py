@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
+from pipelines.parameters import NamedPath
 from transforms.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _show_version(context: click.Context, _option: click.Parameter, is_asked: bo
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that every command with settings has."""
     options = (
-        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings: a care.toml."),
+        click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml."),
         click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin."),
         click.option(
             "--as-of",
@@ -111,7 +112,7 @@ def care_kpis() -> None:
     help="Event files, folders, or patterns such as 'data/*.ndjson'; may be given several times.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results."
+    "--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the results."
 )
 @click.option(
     "--format",
@@ -147,7 +148,7 @@ def batch(
 
     from pipelines.options import BatchOptions, parse_beam_options, quieten_beam, source_notes, split_arguments
     from pipelines.progress import show_progress
-    from pipelines.summary import print_summary
+    from pipelines.summary import show_summary
 
     more_inputs, beam_args = split_arguments(context.args)
     resolved = _resolve(config, timezone, as_of, source)
@@ -169,13 +170,12 @@ def batch(
         summary = run(options, progress)
     seen = {row["channel"] for row in summary.kpis}
     unseen = [f"no conversation has the channel {name!r} of {config}." for name in resolved.config_channels - seen]
-    print_summary(summary, Console(highlight=False), [*source_notes(source), *sorted(unseen)])
-    sys.stdout.flush()  # a reader that went away (| head) is noticed here, not when Python ends
+    show_summary(summary, [*source_notes(source), *sorted(unseen)])
 
 
 @care_kpis.command(help=_GENERATE_HELP)
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the event files."
+    "--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the event files."
 )
 @click.option("--events", type=click.IntRange(1), default=100_000, show_default=True, help="Rows in all.")
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="parquet", show_default=True)

@@ -122,15 +122,16 @@ def _check_dead_letters(work: Path, counts: Counter[str], most: float) -> Counte
     prefix = "dead letter "
     by_reason = Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
     rows, dead = counts["rows_read"], by_reason.total()
-    if dead > most * rows:
+    if not dead <= most * rows:
         commonest = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.most_common(3))
         first = read_letters(work, one=True).to_pylist()[0]
         column = f", column {first['column_name']}" if first["column_name"] else ""
+        hint = " NDJSON is one JSON object a line." if by_reason["unreadable"] == dead else ""
         raise UserError(
             f"Expected at most {most:.1%} of the rows to be dead letters (--max-dead-letter-rate), got {dead:,} of "
             f"{rows:,} ({dead / rows:.1%}): {commonest}; one is row {first['source_row']:,} of {first['source']} "
             f"({first['reason']}{column}). Nothing was published: mend the input, say its --format or --source, or "
-            "allow a higher rate."
+            f"allow a higher rate.{hint}"
         )
     return by_reason
 

@@ -179,8 +179,12 @@ def parse_beam_options(args: Sequence[str]) -> PipelineOptions:
 
 
 def quieten_beam() -> None:
-    """Keeps Beam from warning, on import, that Google's BigQuery client is missing: nothing here uses it."""
+    """Keeps Beam from warning that Google's BigQuery client is missing, and from logging the tracebacks of failures.
+
+    Nothing here uses BigQuery, and what fails is raised and said once.
+    """
     logging.getLogger().addFilter(_is_not_about_bigquery)
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
 
 
 def _is_not_about_bigquery(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -124,6 +125,15 @@ def print_summary(summary: RunSummary, console: Console, notes: Iterable[str] = 
     console.print(Text(f"Next     the slowest first responses:\n{next_command(summary.duckdb_path)}"), soft_wrap=True)
 
 
+def show_summary(summary: RunSummary, notes: Iterable[str] = ()) -> None:
+    """Prints a summary to standard output; the result is published, so a reader who went away is no failure."""
+    try:
+        print_summary(summary, Console(highlight=False), notes)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def next_command(duckdb_path: Path) -> str:
     """A command for the shell that shows the ten slowest first responses."""
     code = f'import duckdb, sys; duckdb.connect(sys.argv[1], read_only=True).sql("{SLOWEST_FIRST_RESPONSES}").show()'
@@ -215,6 +225,8 @@ def _shown_channels(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, o
 
 
 def _notes(summary: RunSummary) -> Iterable[str]:
+    if not summary.rows_read_count:
+        yield "the input has no rows, so this result is empty: check what was exported."
     more = sum(row["channel"] is not None for row in summary.kpis) - MAX_CHANNELS
     if more > 0:
         yield f"{_number(more, 'channel')} with fewer messages are not shown; the table kpis has them all."

@@ -130,8 +130,9 @@ def run_duckdb(
             lambda: script.run(first, "7_tables.sql", *_copies(output, "conversations", "turns")),
             lambda: script.run(second, "8_hours.sql", "9_kpis.sql", *_copies(output, "kpi_statistics", "kpis")),
         )
-    counts = first.execute("FROM counts").fetchdf().iloc[0].to_dict()
-    for table in ("conversations", "turns", "kpis"):
+    found = first.execute("FROM counts")
+    counts = dict(zip((column[0] for column in found.description or ()), found.fetchall()[0], strict=True))
+    for table in TABLES:
         counts[table] = first.execute(f"SELECT count(*) FROM care.{table}").fetchall()[0][0]
     second.close()
     script.run(first, "DETACH care")
@@ -142,7 +143,7 @@ def run_duckdb(
         "seconds": seconds,
         "cpu_seconds": after.user + after.system - before.user - before.system,
         "steps": script.steps,
-        "counts": {name: int(value) for name, value in counts.items()},
+        "counts": counts,
     }
 
 

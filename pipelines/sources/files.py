@@ -20,19 +20,13 @@ from transforms.errors import UserError
 FORMATS = ("ndjson", "csv", "parquet", "arrow")
 """File formats that can be read; arrow is an IPC file or an IPC stream."""
 
-SUFFIXES = {
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".jsonlines": "ndjson",
-    ".json": "ndjson",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".arrows": "arrow",
-    ".ipc": "arrow",
-    ".feather": "arrow",
+_SUFFIXES_OF = {
+    "ndjson": (".ndjson", ".jsonl", ".jsonlines", ".json"),
+    "csv": (".csv",),
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".arrows", ".ipc", ".feather"),
 }
+SUFFIXES = {suffix: kind for kind, suffixes in _SUFFIXES_OF.items() for suffix in suffixes}
 
 COMPRESSIONS = {".gz": "gz", ".gzip": "gz", ".zst": "zst", ".zstd": "zst"}
 
@@ -113,10 +107,18 @@ def _matches(pattern: str) -> list[tuple[str, int]]:
             elif not _is_left_out(os.path.basename(match)):
                 paths.append(match)
     else:
-        raise UserError(f"Expected a file, a folder or a glob, but {pattern} does not exist: check the path.")
+        shown = pattern or "an empty text"
+        what = "is no regular file" if os.path.exists(pattern) else "does not exist"
+        raise UserError(f"Expected a file, a folder or a glob, but {shown} {what}: check the path.")
     if not paths:
         raise UserError(f"Expected input files, but {pattern} holds or matches none: check the path.")
-    return [(path, os.path.getsize(path)) for path in map(os.path.normpath, paths)]
+    return [(path, _size(path)) for path in map(os.path.normpath, paths)]
+
+
+def _size(path: str) -> int:
+    if not os.path.isfile(path):
+        raise UserError(f"Expected files, but {path} is a broken link or no regular file: name those that are meant.")
+    return os.path.getsize(path)
 
 
 def _is_left_out(name: str) -> bool:
@@ -124,9 +126,13 @@ def _is_left_out(name: str) -> bool:
 
 
 def _files_in(folder: str) -> Iterator[str]:
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not _is_left_out(name)]
         yield from (os.path.join(where, name) for name in names if not _is_left_out(name))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"Expected a folder that can be read, but {error.filename} says {error.strerror!r}: allow it.")
 
 
 def _file_systems() -> Any:
@@ -220,7 +226,7 @@ def _format_of(head: bytes) -> str:
     if text.startswith(b"{"):
         return "ndjson"
     first_line = text.split(b"\n", 1)[0].decode("utf-8", "replace")
-    header = next(csv.reader([first_line]), [])
+    header = next(csv.reader(first_line.splitlines()), [])
     if {"event_id", "event_type", "occurred_at"} & set(header):
         return "csv"
     return "array" if text.startswith(b"[") else "unknown"
