@@ -123,7 +123,7 @@ def test_text_is_text_for_every_reader(tmp_path: Path) -> None:
         "BOOLEAN",
         "BIGINT",
         "DOUBLE",
-        "STRUCT(bucket SMALLINT, count BIGINT)[]",
+        "STRUCT(bucket SMALLINT, count INTEGER)[]",
     ]
 
 
