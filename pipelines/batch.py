@@ -45,6 +45,9 @@ from transforms.tables import TURNS as TURNS_TABLE
 ROWS_A_SHARD = 1_400_000
 """Rows that are paired together in memory; two shards are under way at a time."""
 
+FEW_ROWS = 200_000
+"""Fewer rows than this are one shard."""
+
 ADDING_UP = "Adding up KPIs"
 """The stage in which nothing but the statistics is left to be computed."""
 
@@ -108,7 +111,7 @@ def build(
       root: snapshot in the making: tables of the result, and the folder WORK.
       stages: is told how far the run is.
     """
-    shards = max(1, -(-sum(map(estimate_rows, files)) // ROWS_A_SHARD))
+    shards = shard_count(sum(map(estimate_rows, files)))
     work = root / WORK
     parsed = _blocks(pipeline, files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token))
     read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(_latest)
@@ -125,6 +128,11 @@ def build(
     (parsed[DEAD_LETTERS], paired[DEAD_LETTERS]) | "Letters" >> beam.Flatten() | "KeepLetters" >> KeepLetters(work)
     counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
     counts | "KeepCounts" >> KeepCounts(work, read, kept)
+
+
+def shard_count(rows: int) -> int:
+    """Number of shards: one for little, else an even number, for two are under way at a time."""
+    return 1 if rows < FEW_ROWS else 2 * -(-rows // (2 * ROWS_A_SHARD))
 
 
 def _load_facts(stages: Stages, loader: WarehouseLoader, stage: str) -> None:

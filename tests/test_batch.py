@@ -23,7 +23,7 @@ from golden import cases, compare, expected, settings_of
 from worlds import clean_world
 
 from fixtures.generate import write_events
-from pipelines.batch import run
+from pipelines.batch import run, shard_count
 from pipelines.options import BatchOptions
 from sinks.publish import current_snapshot
 from transforms.errors import UserError
@@ -140,17 +140,23 @@ def test_formats_and_files_change_nothing(tmp_path: Path) -> None:
 
 def test_many_shards_change_nothing(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is only a portion of the work."""
-    monkeypatch.setattr("pipelines.batch.ROWS_A_SHARD", 300)
+    monkeypatch.setattr("pipelines.batch.shard_count", lambda rows: 7)
     run(options(SAMPLE, tmp_path))
     for table in ("conversations", "turns", "kpi_statistics", "dead_letters"):
         assert sorted(map(repr, read_parquet(tmp_path, table))) == sorted(map(repr, read_parquet(sample, table)))
+
+
+@pytest.mark.parametrize(("rows", "shards"), [(0, 1), (199_999, 1), (200_000, 2), (2_800_000, 2), (2_800_001, 4)])
+def test_number_of_shards(rows: int, shards: int) -> None:
+    """One for little; else even, so that two threads end together."""
+    assert shard_count(rows) == shards
 
 
 def test_repeat_contacts_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A customer's conversations lie in several shards; what a repeat contact undoes is undone in all tables."""
     import reference
 
-    monkeypatch.setattr("pipelines.batch.ROWS_A_SHARD", 15)
+    monkeypatch.setattr("pipelines.batch.shard_count", lambda rows: 5)
     found = 0
     for seed in range(8):
         lines, settings = clean_world(seed)
