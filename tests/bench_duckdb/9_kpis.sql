@@ -54,7 +54,7 @@ SELECT
     sorted[(len(sorted) * 90 + 99) // 100] AS p90,
     sorted[(len(sorted) * 95 + 99) // 100] AS p95,
     list_transform(
-        map_entries(list_aggregate(sorted, 'histogram')), lambda x: {'bucket': x.key, 'count': x.value::BIGINT}
+        map_entries(list_aggregate(sorted, 'histogram')), lambda x: {'bucket': x.key, 'count': x.value::INTEGER}
     ) AS entries
 FROM (
     SELECT
