@@ -74,15 +74,15 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
     clearly = said_clearly(options.output, named_runner(options.beam_args))
     with clearly, Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
         files = list_files(options.inputs, options.format)
-        settings = options.settings
+        settings, rows = options.settings, sum(map(estimate_rows, files))
         while True:
             work = snapshot.path / WORK
             work.mkdir()
-            stages.begin("Reading events", sum(map(estimate_rows, files)))
+            stages.begin("Reading events", rows)
             with WarehouseLoader(snapshot.path / WAREHOUSE) as loader:
                 stages.on_begin = partial(_load_facts, stages, loader)
                 with beam.Pipeline(options=beam_options) as pipeline:
-                    build(pipeline, files, options, settings, snapshot.path, stages)
+                    build(pipeline, files, options, settings, snapshot.path, shard_count(rows), stages)
                 left = read_counts(work)
                 if settings.as_of is not None or left.latest_read == left.latest_kept:
                     stages.begin("Writing the warehouse")
@@ -99,6 +99,7 @@ def build(
     options: BatchOptions,
     settings: Settings,
     root: Path,
+    shards: int,
     stages: Stages,
 ) -> None:
     """Puts the steps together.
@@ -109,9 +110,9 @@ def build(
       options: of the run.
       settings: of the run; without as_of the latest event read is taken for it.
       root: snapshot in the making: tables of the result, and the folder WORK.
+      shards: number of shards.
       stages: is told how far the run is.
     """
-    shards = shard_count(sum(map(estimate_rows, files)))
     work = root / WORK
     parsed = _blocks(pipeline, files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token))
     read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(_latest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ class WarehouseLoader:
     def add_files(self, spec: Table, files: Sequence[Path]) -> None:
         """Loads rows of a table from Parquet files, beside what the caller does next."""
         self.added.update(files)
-        self._pending.append(self._thread.submit(self._run, _load, spec, files))
+        self._pending.append(self._thread.submit(self._load_files, spec, files))
 
     def finish(self, sources: Mapping[Table, pa.Table | Sequence[Path]]) -> Path:
         """Loads the rest and closes the file.
@@ -136,9 +136,10 @@ class WarehouseLoader:
             # Facts too: a transaction writes whole row groups, however small the files are.
             self._warehouse.begin()
 
-    def _run(self, load: Callable[..., None], *arguments: object) -> None:
+    def _load_files(self, spec: Table, files: Sequence[Path]) -> None:
+        assert self._warehouse is not None
         with self._said_clearly():
-            load(self._warehouse, *arguments)
+            _load(self._warehouse, spec, files)
 
     @contextmanager
     def _said_clearly(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from transforms.facts import Facts
 from transforms.life_cycle import STATE_RESOLVED, STATES, LifeCycles
-from transforms.ordering import codes_of, dense_codes
+from transforms.ordering import codes_of, dense_codes, one_chunk
 from transforms.schema import TIMESTAMP
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import ANSWERED, OUTCOMES, Turns
@@ -153,7 +153,7 @@ def _conversation_keys(events: pa.Table, ev: EventVectors, begin: Rows) -> pa.Ar
     keyed = ev.is_keyed[begin]
 
     def text(name: str) -> pa.Array:
-        return pc.fill_null(_json_text(events[name].combine_chunks().take(rows)), "null")
+        return pc.fill_null(_json_text(one_chunk(events[name]).take(rows)), "null")
 
     account = text("account_id")
     second = text("conversation_id")
@@ -199,7 +199,7 @@ def _last_code(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, cou
 
 def _first_text(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, begin: Rows) -> pa.Array:
     """The first non-null text of a column in each row of `conversations`, whose first events are given."""
-    column = events[name].combine_chunks()
+    column = one_chunk(events[name])
     if column.null_count == 0:
         return column.take(pa.array(ev.row[begin]))
     row = np.full(len(begin), -1, np.int64)
@@ -210,7 +210,7 @@ def _first_text(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, be
 
 def _words(events: pa.Table, name: str, codes: npt.NDArray[np.integer]) -> pa.DictionaryArray:
     """Text of a dictionary column by code; -1 is null."""
-    dictionary = events[name].combine_chunks().dictionary
+    dictionary = one_chunk(events[name]).dictionary
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), dictionary)
 
 

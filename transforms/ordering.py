@@ -93,13 +93,13 @@ def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
 def _neighbours_share_key(events: pa.Table, rows: Rows) -> Mask:
     """Whether row i + 1 has the conversation key of row i, by value."""
     account, channel = (codes_of(events[name])[rows] for name in ("account_id", "channel"))
-    keyed = np.asarray(_one(events["conversation_id"]).is_valid())[rows]
+    keyed = np.asarray(one_chunk(events["conversation_id"]).is_valid())[rows]
     same: Mask = (account[1:] == account[:-1]) & (keyed[1:] == keyed[:-1])
     for name, chosen in (("conversation_id", keyed), ("customer_id", ~keyed)):
         # Text is gathered for the rows whose key has it only.
         some = np.flatnonzero(chosen)
         if len(some) > 1:
-            text = _one(events[name]).take(pa.array(rows[some]))
+            text = one_chunk(events[name]).take(pa.array(rows[some]))
             next_to = np.diff(some) == 1
             same[some[1:][next_to] - 1] &= _equal_neighbours(text)[next_to]
     return same & (keyed[1:] | (channel[1:] == channel[:-1]))
@@ -158,7 +158,7 @@ def _drop_copies(
 
 def _content_rank(some: pa.Table, name: str) -> npt.NDArray[np.float64] | Rows:
     """Ranks of a column's values: null first, false before true, text by its UTF-8 bytes."""
-    column = _one(some[name])
+    column = one_chunk(some[name])
     if name == "event_type":
         return _alphabetical(EVENT_TYPES)[np.asarray(column)]
     if name == "author_type":
@@ -181,8 +181,8 @@ def _alphabetical(words: tuple[str, ...]) -> Rows:
 
 def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) -> Rows:
     """Sorts the rows of each key by (occurred_at, tie order, event_id)."""
-    at = np.asarray(_one(events["occurred_at"]).cast(pa.int64()))[rows]
-    rank = np.asarray(_one(events["event_type"]))[rows]
+    at = np.asarray(one_chunk(events["occurred_at"]).cast(pa.int64()))[rows]
+    rank = np.asarray(one_chunk(events["event_type"]))[rows]
     same = key[1:] == key[:-1]
     wrong = same & ((at[1:] < at[:-1]) | ((at[1:] == at[:-1]) & (rank[1:] < rank[:-1])))
     if wrong.any():
@@ -194,7 +194,7 @@ def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) 
     ties = same & (at[1:] == at[:-1]) & (rank[1:] == rank[:-1])
     if ties.any():
         places = np.flatnonzero(np.append(ties, False) | np.append(False, ties))
-        ids = dense_codes(_one(events["event_id"]).take(pa.array(rows[places])))
+        ids = dense_codes(one_chunk(events["event_id"]).take(pa.array(rows[places])))
         order = np.lexsort((ids, rank[places], at[places], key[places]))
         rows[places] = rows[places][order]
     return rows
@@ -202,7 +202,7 @@ def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) 
 
 def dense_codes(column: pa.Array | pa.ChunkedArray) -> Rows:
     """Ranks of text by its UTF-8 bytes, equal text equal ranks; null is -1."""
-    column = _one(column)
+    column = one_chunk(column)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     ranks = np.empty(len(column.dictionary) + 1, np.int64)
@@ -223,11 +223,11 @@ def combine_codes(parts: list[Rows]) -> Rows:
 
 def codes_of(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     """Codes of a dictionary column in one chunk; null is -1."""
-    return dictionary_codes(_one(column))
+    return dictionary_codes(one_chunk(column))
 
 
-def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The single chunk of a column."""
+def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The column as one array; a column of one chunk is not copied."""
     if isinstance(column, pa.ChunkedArray):
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     return column

@@ -13,7 +13,7 @@ from transforms.calendars import make_grid
 from transforms.facts import gather_facts
 from transforms.life_cycle import follow_life_cycles
 from transforms.moments import count_statistics
-from transforms.ordering import OrderedEvents
+from transforms.ordering import OrderedEvents, one_chunk
 from transforms.schema import RATING, WRAP_UP
 from transforms.segments import conversation_starts
 from transforms.settings import Settings
@@ -109,9 +109,9 @@ def _first_messages(ev: EventVectors, conversation: Codes, count: int) -> Rows:
 
 def _doubles(events: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """A column of doubles; null is NaN."""
-    return np.asarray(events[name].combine_chunks().fill_null(np.nan))
+    return np.asarray(one_chunk(events[name]).fill_null(np.nan))
 
 
 def _dictionary(events: pa.Table, name: str) -> list[str]:
-    words: list[str] = events[name].combine_chunks().dictionary.to_pylist()
+    words: list[str] = one_chunk(events[name]).dictionary.to_pylist()
     return words

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.ordering import codes_of
+from transforms.ordering import codes_of, one_chunk
 from transforms.schema import (
     AGENT,
     ASSIGNED,
@@ -95,7 +95,7 @@ class EventVectors:
         """
 
         def column(name: str) -> pa.Array:
-            return events[name].chunk(0) if events[name].num_chunks else events[name].combine_chunks()
+            return one_chunk(events[name])
 
         channels = column("channel").dictionary.to_pylist()
         automated = column("is_automated")
