@@ -19,11 +19,12 @@ from pathlib import Path
 import duckdb
 
 from sinks.duckdb import load_warehouse
+from sinks.macros import MACROS
 from sinks.parquet import MONTHS
-from sinks.views import KPI_VALUES, MACROS, VIEWS, WINDOWS, View
+from sinks.views import KPI_VALUES, VIEWS, WINDOWS, View
 from transforms.definitions import KPIS, STATISTICS, Kpi
 from transforms.schema import Column
-from transforms.tables import KPI_TABLE, TABLES, Table
+from transforms.tables import KPI_CHANGES, KPI_TABLE, TABLES, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 KPIS_VIEW = next(view for view in VIEWS if view.name == KPI_TABLE.name)
@@ -56,7 +57,8 @@ the window, then every KPI.
 _MACROS = """\
 ## Macros
 
-Only in `care.duckdb`, for percentiles over windows that you put together yourself:
+Only in `care.duckdb`. `kpis_as_of` is a table to select from: [history.md](history.md). The others are for percentiles
+over windows that you put together yourself:
 
 ```sql
 SELECT channel, histogram_percentile(merge_histograms(list(reply_histogram)), 0.9) AS p90_reply_seconds
@@ -160,7 +162,8 @@ def _table_section(table: Table, types: Types) -> str:
     folder = f"{month.rpartition('_')[0]}_month=YYYY-MM/" if month else ""
     lines = [f"## {table.name}\n", f"{table.grain} Key: {', '.join(f'`{name}`' for name in table.key)}.\n"]
     by_month = f", the month being that of `{month}` in UTC" if month else ""
-    lines.append(f"Parquet: `{table.name}/{folder}*.parquet`{by_month}.\n")
+    by_commit = ", one file for each commit that changed anything" if table == KPI_CHANGES else ""
+    lines.append(f"Parquet: `{table.name}/{folder}*.parquet`{by_month}{by_commit}.\n")
     if is_kpis:
         lines.append(
             f"Parquet and the table `{KPI_VALUES}` hold the changes of backlog and waiting; the view `kpis` adds "

@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+FORMATS = ("ndjson", "csv", "parquet", "arrow")
+"""Formats of event files: a copy, since the help must not import the readers."""
+
 
 class NamedPath(click.Path):
     """A path that is not the empty text, which an unset variable of a shell leaves and which would mean "here"."""

@@ -1,62 +1,78 @@
-"""What a commit keeps of the one before: the runs, and the revisions of KPIs that are as they were."""
+"""What a commit keeps of the result before it: the runs, the revisions of KPIs, and what windows said earlier."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sinks.parquet import conform
+from sinks.links import link_or_copy
+from sinks.parquet import conform, write_table, writing
+from sinks.revisions import CHANGES_ORDER, Restated, restate
 from transforms.errors import UserError
-from transforms.schema import TIMESTAMP
-from transforms.tables import COMMIT_COLUMNS, KPI_TABLE, RUNS, Table
+from transforms.tables import KPI_CHANGES, KPI_TABLE, RUNS, Table
+
+_NO_CHANGES = "part-0.parquet"
+"""What a result without any change has, so that readers find the schema; commits count from 1."""
 
 
-def revise(kpis: pa.Table, previous: Path | None, committed_at: datetime) -> pa.Table:
-    """Tells which rows of `kpis` this commit changes.
+def revise(kpis: pa.Table, previous: Path | None, commit_id: int, committed_at: datetime) -> Restated:
+    """Tells which of all windows this commit restates.
 
     Args:
-      kpis: columns of KPI_TABLE without those of the commit.
+      kpis: columns of KPI_TABLE without those of the commit; all rows of the result.
       previous: the folder of the result before, or None.
-      committed_at: when this commit is made.
+      commit_id: of this commit.
+      committed_at: when it is made.
 
     Returns:
-      The rows in the order given, with `revision` and `changed_at`: those of before where every other column is as it
-      was, one more and committed_at where one differs, 1 and committed_at where the row is new.
+      See `restate`; without a previous result every row is of revision 1, and there are no changes.
 
     Raises:
       UserError: the previous result cannot be read.
     """
-    spec = Table(KPI_TABLE.name, KPI_TABLE.grain, KPI_TABLE.key, KPI_TABLE.columns[: -len(COMMIT_COLUMNS)])
-    kpis = conform(kpis, spec)
-    revision = pa.array(np.ones(kpis.num_rows, np.int64))
-    changed_at = pa.repeat(pa.scalar(committed_at, TIMESTAMP), kpis.num_rows)
-    if previous is not None:
-        before = _read_previous(previous, KPI_TABLE)
-        names = set(before.column_names)
-        same = " AND ".join(
-            f"n.{c.name} IS NOT DISTINCT FROM {f'p.{c.name}' if c.name in names else 'NULL'}"
-            for c in spec.columns
-            if c.name not in spec.key
-        )
-        with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
-            connection.register("before", before)
-            connection.register("after", kpis.append_column("place", pa.array(np.arange(kpis.num_rows))))
-            found = connection.sql(
-                f"SELECT place, {same} AS is_same, revision, epoch_us(changed_at) AS changed_at "
-                f"FROM after AS n JOIN before AS p ON "
-                + " AND ".join(f"n.{name} IS NOT DISTINCT FROM p.{name}" for name in spec.key)
-            ).to_arrow_table()
-        place, is_same = found["place"].to_numpy(), found["is_same"].to_numpy()
-        revisions, changes = np.ones(kpis.num_rows, np.int64), changed_at.cast(pa.int64()).to_numpy().copy()
-        revisions[place] = found["revision"].to_numpy() + ~is_same
-        changes[place[is_same]] = found["changed_at"].to_numpy()[is_same]
-        revision, changed_at = pa.array(revisions), pa.array(changes).cast(TIMESTAMP)
-    return conform(kpis.append_column("revision", revision).append_column("changed_at", changed_at), KPI_TABLE)
+    if previous is None:
+        return restate(KPI_TABLE.schema.empty_table(), kpis, commit_id, committed_at)
+    before = _read_previous(previous, KPI_TABLE)
+    earlier = _read(previous, KPI_CHANGES, [*KPI_TABLE.key, "revision"]) if _change_files(previous) else None
+    return restate(before, kpis, commit_id, committed_at, earlier)
+
+
+def keep_changes(root: Path, previous: Path | None, changes: pa.Table, commit_id: int) -> list[Path]:
+    """Writes what a commit changed as a file of its own, beside those of the commits before.
+
+    The files of kpi_changes are never written again: where the file system allows it, a result shares them with the one
+    before by hard links.
+
+    Args:
+      root: the folder of the result in the making; it has no kpi_changes yet.
+      previous: the folder of the result before, or None.
+      changes: columns of KPI_CHANGES, those of this commit.
+      commit_id: of this commit.
+
+    Returns:
+      All files of kpi_changes under `root`, by commit; none where no commit changed anything.
+
+    Raises:
+      ValueError: `changes` is not what its specification says.
+      UserError: the disk is full or not writable.
+    """
+    folder = root / KPI_CHANGES.name
+    files = [folder / file.name for file in _change_files(previous)]
+    with writing(folder):
+        for file in files:
+            assert previous is not None
+            link_or_copy(previous / KPI_CHANGES.name / file.name, file)
+    if changes.num_rows:
+        file = folder / f"part-{commit_id}.parquet"
+        # A file of that name would be one that older results show too.
+        if file.exists():
+            raise ValueError(f"expected commit {commit_id} to be a new one, but {file} is there")
+        files.append(write_table(changes, file, KPI_CHANGES, CHANGES_ORDER[:1]).path)
+    return files
 
 
 def append_run(run: pa.Table, previous: Path | None) -> pa.Table:
@@ -71,23 +87,38 @@ def append_run(run: pa.Table, previous: Path | None) -> pa.Table:
     """
     if previous is None:
         return run
-    before = _read_previous(previous, RUNS)
+    return conform(pa.concat_tables([_read_previous(previous, RUNS), run]).sort_by("commit_id"), RUNS)
+
+
+def _change_files(result: Path | None) -> list[Path]:
+    """The files of kpi_changes that have rows, by commit; none in a result that was made before there were any."""
+    if result is None:
+        return []
+    files = [file for file in (result / KPI_CHANGES.name).glob("part-*.parquet") if file.name != _NO_CHANGES]
+    return sorted(files, key=lambda file: int(file.stem.removeprefix("part-")))
+
+
+def _read_previous(previous: Path, spec: Table) -> pa.Table:
+    """A table of an earlier result: null in columns that it did not have yet, without those that it has no more."""
+    table = _read(previous, spec)
+    for column in spec.columns:
+        if column.name not in table.column_names:
+            table = table.append_column(column.name, pa.nulls(table.num_rows, column.type))
     try:
-        return conform(pa.concat_tables([before, run], promote_options="default").sort_by("commit_id"), RUNS)
+        return conform(table.select(spec.schema.names), spec)
     except ValueError as error:
         raise UserError(
-            f"Expected the runs of the previous result in {previous} to be of this version, but {error}: choose "
+            f"Expected {spec.name} of the previous result in {previous} to be of this version, but {error}: choose "
             "another output folder."
         ) from error
 
 
-def _read_previous(previous: Path, spec: Table) -> pa.Table:
-    """A table of an earlier result, without the columns that it did not have yet or has no more."""
+def _read(previous: Path, spec: Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table of an earlier result as its files have it."""
     try:
-        table = pq.read_table(previous / spec.name, partitioning=None)
+        return pq.read_table(previous / spec.name, partitioning=None, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             f"Expected the previous result in {previous} to be readable, but {spec.name} is not ({error}): move the "
             "output folder away, or choose another one, and run again."
         ) from error
-    return table.select([name for name in spec.schema.names if name in table.column_names])

@@ -6,6 +6,9 @@ A run writes into a hidden folder of its own and then moves one symbolic link:
     OUTPUT/.current -> .snapshots/000002        the commit is the replacement of this link
     OUTPUT/conversations -> .current/conversations, OUTPUT/care.duckdb -> .current/care.duckdb, …
 
+A snapshot has the number of its commit; 000002.1 is the first one that was rebuilt of the same commit. Files may be
+hard links to those of the snapshot before: nobody writes into a file that was published.
+
 Whatever stops a run, a reader sees the result before it or the result after it, and the next run clears away what is
 left. The snapshot before the current one is kept for those who are still reading it. Someone who reads several tables
 while runs go on resolves `.current` once (`current_snapshot`) and reads below it.
@@ -13,39 +16,32 @@ while runs go on resolves `.current` once (`current_snapshot`) and reads below i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-import pyarrow.parquet as pq
-
+from sinks.links import inode_and_time, link_or_copy
+from sinks.manifest import REPAIR, FileEntry, Manifest, find_damage, read_manifest, seal, sync
+from sinks.output_folder import (
+    CURRENT,
+    LINKS,
+    SNAPSHOTS,
+    WAREHOUSE,
+    check_place,
+    current_snapshot,
+    finished_snapshots,
+    number_of,
+    remove_others,
+    take_lock,
+)
 from sinks.parquet import fill_missing, writing
 from transforms.errors import UserError
-from transforms.tables import TABLES
-
-WAREHOUSE = "care.duckdb"
-MANIFEST = "manifest.json"
-LINKS = (*(table.name for table in TABLES), WAREHOUSE, MANIFEST)
-"""What a reader finds in OUTPUT; each is a link through `.current`."""
-
-_SNAPSHOTS, _CURRENT, _LOCK = ".snapshots", ".current", ".lock"
-_NAME = re.compile(r"\d{6,}(-[0-9a-f]{8}\.tmp)?")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-
-
-def current_snapshot(output: Path) -> Path | None:
-    """The folder that OUTPUT shows at this moment, resolved once; None before the first commit."""
-    try:
-        snapshot = output.resolve() / os.readlink(output / _CURRENT)
-    except OSError:
-        return None
-    return snapshot if snapshot.is_dir() else None
 
 
 class Snapshot:
@@ -64,6 +60,8 @@ class Snapshot:
         self.commit_id = commit_id
         self._output = output
         self._lock: int | None = lock
+        self._before: Manifest | None = None
+        self._copied: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> Snapshot:
         """Returns itself."""
@@ -84,12 +82,103 @@ class Snapshot:
         """Empties the folder, for another try."""
         shutil.rmtree(self.path)
         self.path.mkdir()
+        self._copied.clear()
+
+    def previous_files(self, under: str = "") -> list[str]:
+        """Paths of the files of the result before this one, as `link` takes them.
+
+        Args:
+          under: only those below this folder, such as "turns" or "_state"; nothing for all.
+
+        Returns:
+          In ascending order; none where there is no result before.
+
+        Raises:
+          UserError: its manifest cannot be read.
+        """
+        folder = f"{under.rstrip('/')}/" if under else ""
+        return sorted(path for path in self._manifest_before().files if path.startswith(folder))
+
+    def previous_rows(self, table: str) -> int:
+        """Rows of a table of the result before this one.
+
+        Raises:
+          UserError: its manifest cannot be read.
+        """
+        return sum(entry.rows or 0 for entry in self._manifest_before().of_table(table).values())
+
+    def require_previous_files(self) -> None:
+        """Refuses a result before this one of which a file is missing or has another size than it had.
+
+        Raises:
+          UserError: a file is not as it was published.
+        """
+        for name in self.previous_files():
+            self._source(name)
+
+    def link(self, relative_path: str | Path) -> Path:
+        """Takes over a file of the result before this one as it is: a hard link, or a copy where there are none.
+
+        The file must not be written to, only removed.
+
+        Args:
+          relative_path: of the file below the snapshot, in both.
+
+        Returns:
+          The file in this result.
+
+        Raises:
+          UserError: the earlier result has no such file, or not as it was published, or the system refuses.
+        """
+        name = str(relative_path)
+        source, target = self._source(name), self.path / name
+        with writing(target):
+            if not link_or_copy(source, target):
+                self._copied[name] = inode_and_time(target.stat())
+        return target
+
+    def previous_file(self, relative_path: str | Path) -> Path:
+        """A file of the result before this one to read from, once its checksum was found right.
+
+        What is made from a damaged file would otherwise get a checksum of its own.
+
+        Args:
+          relative_path: of the file below the snapshot.
+
+        Raises:
+          UserError: the earlier result has no such file, or not as it was published.
+        """
+        name = str(relative_path)
+        source = self._source(name)
+        for words in find_damage(self.previous or self.path, {name: self._manifest_before().files[name]}).values():
+            raise UserError(f"Expected {source} as it was published, but {words}: {REPAIR}.")
+        return source
+
+    def copy(self, relative_path: str | Path) -> Path:
+        """Takes over a file of the result before this one as a copy that may be written to; it is verified meanwhile.
+
+        Args:
+          relative_path: of the file below the snapshot, in both.
+
+        Returns:
+          The file in this result.
+
+        Raises:
+          UserError: the earlier result has no such file, or not as it was published, or the disk is full.
+        """
+        source, target = self._source(str(relative_path)), self.path / relative_path
+        with ThreadPoolExecutor(1) as reader, writing(target):
+            verified = reader.submit(self.previous_file, relative_path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            verified.result()
+        return target
 
     def publish(self, about: Mapping[str, object] | None = None) -> Path:
         """Makes this result the one that readers see.
 
-        Tables without a file get an empty one, manifest.json is written (commit_id, the files of each table with their
-        rows and bytes, and `about`), everything is forced to disk, and one link is replaced.
+        Tables without a file get an empty one, manifest.json is written (`sinks.manifest`), everything is forced to
+        disk, and one link is replaced.
 
         Args:
           about: what else the manifest says; JSON values.
@@ -103,155 +192,106 @@ class Snapshot:
         """
         if not (self.path / WAREHOUSE).is_file():
             raise ValueError(f"expected {self.path / WAREHOUSE} to be built before publishing")
-        final = self.path.with_name(f"{self.commit_id:06d}")
+        final = self.path.with_name(self.path.name.split("-")[0])
         with writing(self._output):
             fill_missing(self.path)
-            manifest = {"commit_id": self.commit_id, "tables": _table_files(self.path), **(about or {})}
-            (self.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            _sync_tree(self.path)
+            seal(self.path, self.commit_id, about or {}, self._sealed_before())
             os.rename(self.path, final)
-            _sync(final.parent)
+            sync(final.parent)
             for name in LINKS:
                 if not os.path.lexists(self._output / name):
-                    os.symlink(f"{_CURRENT}/{name}", self._output / name)
+                    os.symlink(f"{CURRENT}/{name}", self._output / name)
             # A write-ahead log that someone left beside the link belongs to the old file; with the new one DuckDB
             # would refuse to open.
             (self._output / f"{WAREHOUSE}.wal").unlink(missing_ok=True)
-            link = self._output / f"{_CURRENT}.tmp"
+            link = self._output / f"{CURRENT}.tmp"
             link.unlink(missing_ok=True)
-            os.symlink(f"{_SNAPSHOTS}/{final.name}", link)
-            os.replace(link, self._output / _CURRENT)
-            _sync(self._output)
+            os.symlink(f"{SNAPSHOTS}/{final.name}", link)
+            os.replace(link, self._output / CURRENT)
+            sync(self._output)
         keep = {final} if self.previous is None else {final, self.previous}
-        _remove_others(final.parent, keep)
+        remove_others(final.parent, keep)
         return final
 
+    def _source(self, name: str) -> Path:
+        """A file of the result before; refused where it is not there or has another size than it had."""
+        entry = self._manifest_before().files.get(name)
+        if self.previous is None or entry is None:
+            raise UserError(f"Expected a file {name} in the result before this one ({self.previous}): {REPAIR}.")
+        source = self.previous / name
+        found = source.stat().st_size if source.is_file() else None
+        if found != entry.bytes:
+            raise UserError(
+                f"Expected {source} with {entry.bytes:,} bytes as it was published, but "
+                f"{'it is not there' if found is None else f'it has {found:,}'}: {REPAIR}."
+            )
+        return source
 
-def open_snapshot(output: Path | str) -> Snapshot:
+    def _manifest_before(self) -> Manifest:
+        if self._before is None:
+            self._before = Manifest(0, {}, {}) if self.previous is None else read_manifest(self.previous)
+        return self._before
+
+    def _sealed_before(self) -> dict[str, FileEntry]:
+        """What the manifest before says of the files that are the same in this result, unread: damage stays visible."""
+        if self.previous is None:
+            return {}
+        try:
+            before = self._manifest_before().files
+        except UserError:
+            return {}
+        known = {}
+        for name, entry in before.items():
+            with contextlib.suppress(FileNotFoundError):
+                here = (self.path / name).stat()
+                is_copy = self._copied.get(name) == inode_and_time(here)
+                if is_copy or os.path.samestat(here, (self.previous / name).stat()):
+                    known[name] = entry
+        return known
+
+
+def open_snapshot(output: Path | str, *, rebuild: bool = False) -> Snapshot:
     """Takes the output folder for one run and prepares a place to write into.
 
     Args:
       output: the output folder; made if it is not there. What dead runs left in it is removed.
+      rebuild: make the current commit anew, instead of the next one.
 
     Returns:
       The snapshot to write, best in a `with`.
 
     Raises:
       UserError: the output is a URL, a file, in use by another run, not writable, or holds something of somebody else
-        under a name that the result needs.
+        under a name that the result needs; or it has no result to rebuild.
     """
-    if _URL.match(str(output)):
-        raise UserError(
-            f"Expected a folder on this machine for the output, got the URL {output}: results cannot be written there "
-            "directly; write to a local folder and copy it."
-        )
-    output = Path(output).absolute()
-    if output.exists() and not output.is_dir():
-        raise UserError(f"Expected a folder for the output, but {output} is a file: choose another name.")
-    _refuse_foreign(output)
+    output = check_place(output)
+    if rebuild and current_snapshot(output) is None:
+        raise UserError(f"Expected a result in {output}, but there is none: make one with `care-kpis batch`.")
     with writing(output):
-        (output / _SNAPSHOTS).mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(output)
+        (output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
+        lock = take_lock(output)
     try:
         with writing(output):
-            return _prepare(output, lock)
+            return _prepare(output, lock, rebuild)
     except BaseException:
         os.close(lock)
         raise
 
 
-def _prepare(output: Path, lock: int) -> Snapshot:
+def _prepare(output: Path, lock: int, rebuild: bool) -> Snapshot:
     """Clears away what dead runs left and makes the folder of this one."""
-    snapshots = output / _SNAPSHOTS
-    number, previous = 0, None
-    if os.path.lexists(output / _CURRENT):
-        name = Path(os.readlink(output / _CURRENT)).name
-        number = int(name)
-        previous = snapshots / name if (snapshots / name / MANIFEST).is_file() else None
+    snapshots = output / SNAPSHOTS
+    current, previous = (0, 0), None
+    if os.path.lexists(output / CURRENT):
+        name = Path(os.readlink(output / CURRENT)).name
+        current = number_of(name)
+        previous = snapshots / name if (snapshots / name).is_dir() else None
     # What is above the current number was never published; of those below, the nearest may still be read.
-    older = [path for path in snapshots.iterdir() if path.name.isdigit() and int(path.name) < number]
-    keep = {snapshots / f"{number:06d}", *sorted(older, key=lambda path: int(path.name))[-1:]}
-    _remove_others(snapshots, keep)
+    published = [path for path in finished_snapshots(output) if number_of(path.name) <= current]
+    remove_others(snapshots, set(published[-2:]))
+    commit_id = current[0] + (not rebuild)
+    name = f"{commit_id:06d}.{current[1] + 1}" if rebuild else f"{commit_id:06d}"
     # A name of its own: a worker that outlived a killed run must not write into this one.
-    path = snapshots / f"{number + 1:06d}-{secrets.token_hex(4)}.tmp"
+    path = snapshots / f"{name}-{secrets.token_hex(4)}.tmp"
     path.mkdir()
-    return Snapshot(output, path, previous, number + 1, lock)
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Raises UserError where something that no run made stands in the place of a name of ours."""
-    expected = {name: re.escape(f"{_CURRENT}/{name}") for name in LINKS}
-    expected[_CURRENT] = re.escape(_SNAPSHOTS) + r"/\d{6,}"
-    for name, target in expected.items():
-        path = output / name
-        if os.path.lexists(path) and not (path.is_symlink() and re.fullmatch(target, os.readlink(path))):
-            raise UserError(
-                f"Expected an output folder that is empty or holds an earlier result, but {path} was not made by a "
-                "run: move it away or choose another output folder."
-            )
-    snapshots = output / _SNAPSHOTS
-    if os.path.lexists(snapshots) and not snapshots.is_dir():
-        raise UserError(
-            f"Expected a folder or nothing at {snapshots}, but it is a file: move it away or choose another output "
-            "folder."
-        )
-
-
-def _take_lock(output: Path) -> int:
-    """Locks OUTPUT/.lock and writes our process id into it; the system unlocks it when we die."""
-    lock = os.open(output / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
-        os.close(lock)
-        raise UserError(
-            f"Expected to be the only run that writes to {output}, but process {holder} is writing to it: wait until "
-            "it has ended (or end it), or choose another output folder."
-        ) from None
-    except OSError:
-        os.close(lock)
-        raise
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
-    return lock
-
-
-def _table_files(path: Path) -> dict[str, object]:
-    """The Parquet files of every table as they lie on disk, with rows and bytes."""
-    tables: dict[str, object] = {}
-    for table in TABLES:
-        files = [
-            {
-                "path": str(file.relative_to(path)),
-                "rows": pq.read_metadata(file).num_rows,
-                "bytes": file.stat().st_size,
-            }
-            for file in sorted((path / table.name).rglob("*.parquet"))
-        ]
-        tables[table.name] = {"rows": sum(file["rows"] for file in files), "files": files}
-    return tables
-
-
-def _remove_others(snapshots: Path, keep: set[Path]) -> None:
-    """Removes the snapshots, finished or not, that are not kept; names that are not ours are left alone."""
-    for path in snapshots.iterdir():
-        if path not in keep and _NAME.fullmatch(path.name) and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_tree(path: Path) -> None:
-    """Forces every file and folder below `path`, and itself, to disk; contents before the folders that name them."""
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    """Forces one file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Snapshot(output, path, previous, commit_id, lock)

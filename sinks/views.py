@@ -1,4 +1,4 @@
-"""What a reader of the warehouse asks for at once: macros and views, made from the definitions of the KPIs.
+"""What a reader of the warehouse asks for at once: views, made from the definitions of the KPIs.
 
 No KPI is spelled here a second time: each value is built from its kind, numerator and denominator.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transforms.definitions import KPIS, STATISTICS, Kpi
 from transforms.schema import TIMESTAMP, Column
-from transforms.tables import COMMIT_COLUMNS, COUNT, KPI_TABLE, SECONDS, WINDOW, Table
+from transforms.tables import COMMIT_COLUMNS, COUNT, KPI_TABLE, MILLIONTHS, SECONDS, WINDOW, Table
 
 KPI_VALUES = "kpi_values"
 """Table of the warehouse that holds `kpis` as stored; `kpis` itself is a view that adds the running sums."""
@@ -42,45 +42,6 @@ class View:
     query: str
 
 
-@dataclass(frozen=True)
-class Macro:
-    """A macro: name, sentence, and what follows CREATE MACRO."""
-
-    name: str
-    sentence: str
-    signature: str
-
-
-_BUCKET = "CAST(NULL AS SMALLINT)"
-_NEEDED = "-CAST(ceil(q * CAST(list_sum(list_transform(histogram, lambda entry: entry.count)) AS BIGINT)) AS BIGINT)"
-
-MACROS = (
-    Macro(
-        "bucket_seconds",
-        "Seconds that a histogram bucket stands for: its middle, within 0.8 % of every value in it; bucket 0 is 0.",
-        "(bucket) AS CASE WHEN bucket = 0 THEN 0.0::DOUBLE ELSE "
-        "pow(2.0, (bucket - 1) // 64) * (1 + ((bucket - 1) % 64 + 0.5) / 64) / 1e6 END",
-    ),
-    Macro(
-        "histogram_percentile",
-        "Percentile q (0 to 1, nearest rank) of a histogram, in seconds; null where it is empty. Histograms are put "
-        "together by flatten(list(histogram)): histogram_percentile(flatten(list(reply_histogram)), 0.9).",
-        # One pass that starts at minus the rank and stops where it reaches 0.
-        "(histogram, q) AS bucket_seconds(list_reduce(list_sort(histogram), lambda reached, entry: "
-        "CASE WHEN reached.count >= 0 THEN reached "
-        "ELSE {'bucket': entry.bucket, 'count': reached.count + entry.count} END, "
-        f"{{'bucket': {_BUCKET}, 'count': {_NEEDED}}}).bucket)",
-    ),
-    Macro(
-        "merge_histograms",
-        "One histogram out of a list of histograms: merge_histograms(list(reply_histogram)).",
-        "(histograms) AS (SELECT list({'bucket': bucket, 'count': count} ORDER BY bucket) FROM ("
-        "SELECT bucket, CAST(sum(count) AS BIGINT) AS count FROM ("
-        "SELECT unnest(flatten(histograms), recursive := true)) GROUP BY bucket))",
-    ),
-)
-
-
 def merged_value(kpi: Kpi, when: str = "") -> str:
     """SQL of a KPI over the rows of kpi_statistics that a GROUP BY brings together.
 
@@ -95,7 +56,7 @@ def merged_value(kpi: Kpi, when: str = "") -> str:
     def total(name: str) -> str:
         if _STATISTIC_KINDS[name] in ("seconds", "score"):
             # Added up as whole millionths: the same result in whatever order the rows come.
-            return f"(coalesce(sum(CAST({name} * 1e6 AS BIGINT)){when}, 0)::DOUBLE / 1e6)"
+            return f"(coalesce(sum({MILLIONTHS[name]}){when}, 0)::DOUBLE / 1e6)"
         return f"CAST(coalesce(sum({name}){when}, 0) AS BIGINT)"
 
     if kpi.kind == "count":
@@ -142,14 +103,24 @@ def _series(*names: str) -> str:
     return f"WINDOW series AS (PARTITION BY {', '.join(names)} ORDER BY window_start ROWS UNBOUNDED PRECEDING)"
 
 
+def kpis_query(source: str) -> str:
+    """SQL of the table `kpis`, its running sums made from changes.
+
+    Args:
+      source: a table or CTE with the columns of KPI_TABLE, all rows of a result.
+    """
+    return (
+        f"SELECT {_names(WINDOW)}, is_complete, {_select(_running, lambda k: k.name)}, {_names(COMMIT_COLUMNS)} "
+        f"FROM {source} {_series('basis', 'grain', 'account_id', 'channel')}"
+    )
+
+
 def _kpis() -> View:
-    columns = (*WINDOW, _IS_COMPLETE, *_KPI_COLUMNS, *COMMIT_COLUMNS)
     return View(
         "kpis",
         KPI_TABLE.grain + " Stored in kpi_values; backlog_count and waiting_count are added on reading.",
-        columns,
-        f"SELECT {_names(WINDOW)}, is_complete, {_select(_running, lambda k: k.name)}, {_names(COMMIT_COLUMNS)} "
-        f"FROM {KPI_VALUES} {_series('basis', 'grain', 'account_id', 'channel')}",
+        (*WINDOW, _IS_COMPLETE, *_KPI_COLUMNS, *COMMIT_COLUMNS),
+        kpis_query(KPI_VALUES),
     )
 
 
@@ -176,8 +147,7 @@ def _kpis_dense() -> View:
         f"{_names(COMMIT_COLUMNS, 'v.')} FROM grid LEFT JOIN {KPI_VALUES} AS v ON grid.basis = v.basis "
         "AND grid.grain = v.grain AND grid.window_start = v.window_start AND grid.channel = v.channel "
         "AND grid.account_id IS NOT DISTINCT FROM v.account_id) "
-        f"SELECT {_names(WINDOW)}, is_complete, {_select(_running, lambda k: k.name)}, {_names(COMMIT_COLUMNS)} "
-        f"FROM filled {_series('basis', 'grain', 'account_id', 'channel')}",
+        f"{kpis_query('filled')}",
     )
 
 
@@ -257,28 +227,3 @@ def _kpis_last_28_days() -> View:
 
 VIEWS = (_kpis(), _kpis_dense(), _kpis_latest_day(), _kpis_all_channels(), _kpis_last_28_days())
 """In the order in which they can be made."""
-
-
-def statements() -> list[str]:
-    """SQL that makes all macros and views with their comments, once the tables are there."""
-    out = []
-    for macro in MACROS:
-        out.append(f"CREATE MACRO {macro.name}{macro.signature}")
-        out.append(f"COMMENT ON MACRO {macro.name} IS {_text(macro.sentence)}")
-    for view in VIEWS:
-        out.append(f"CREATE VIEW {view.name} AS {view.query}")
-        out += comments("VIEW", view.name, view.sentence, view.columns)
-    return out
-
-
-def comments(kind: str, name: str, sentence: str, columns: tuple[Column, ...]) -> list[str]:
-    """SQL that puts the sentences of a TABLE or VIEW and of its columns where a reader finds them."""
-    return [
-        f"COMMENT ON {kind} {name} IS {_text(sentence)}",
-        *(f"COMMENT ON COLUMN {name}.{column.name} IS {_text(column.description)}" for column in columns),
-    ]
-
-
-def _text(value: str) -> str:
-    """A SQL text literal."""
-    return "'" + value.replace("'", "''") + "'"

@@ -17,8 +17,10 @@ import pytest
 from test_summary import summary
 
 from fixtures.generate import write_events
-from pipelines.cli import FORMATS, generate, main
+from pipelines.cli import main
+from pipelines.commands.generate import generate
 from pipelines.options import BatchOptions
+from pipelines.parameters import FORMATS
 from pipelines.progress import Progress
 from pipelines.sources.files import FORMATS as READABLE
 from pipelines.summary import RunSummary
@@ -67,13 +69,15 @@ def test_batch_with_every_option(runs: Runs, tmp_path: Path) -> None:
     config.write_text('timezone = "Asia/Tokyo"\n[channel.x]\ngap = "3h"\n')
     code = main(
         f"batch --input a.csv b.csv --config={config} --input c*.csv --output {tmp_path} --timezone Europe/Berlin "
-        "--as-of 1970-01-01T02:00:00+01:00 --format csv --max-dead-letter-rate 0.5 "
+        "--as-of 1970-01-01T02:00:00+01:00 --format csv --max-dead-letter-rate 0.5 --append --grown-files reread "
         "--runner=FlinkRunner --flink_master localhost:8081".split()
     )
     assert code == 0
     settings = Settings(channels={"x": ChannelSettings(gap=3 * HOUR)}, timezone="Europe/Berlin", as_of=HOUR)
     beam_args = ("--runner=FlinkRunner", "--flink_master", "localhost:8081")
-    assert runs == [BatchOptions(("a.csv", "c*.csv", "b.csv"), tmp_path, settings, "csv", None, 0.5, beam_args)]
+    inputs = ("a.csv", "c*.csv", "b.csv")
+    expected = BatchOptions(inputs, tmp_path, settings, "csv", None, 0.5, True, "reread", beam_args)
+    assert runs == [expected]
 
 
 def test_a_channel_that_no_event_has_is_noted(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +106,13 @@ def test_a_channel_that_no_event_has_is_noted(runs: Runs, tmp_path: Path, capsys
         ("batch --input a --output o --streaming b", "Error: Expected an option, got 'b'; if it is an input, put it"),
         ("bach", "Error: No such command 'bach'. Did you mean 'batch'?\nTry: care-kpis --help\n"),
         ("config --confg x", "Error: No such option '--confg'."),
+        ("check", "Error: Missing argument 'OUTPUT'.\nTry: care-kpis check --help\n"),
+        (
+            "check nowhere",
+            "Error: Expected the result of a run in nowhere, but there is none: name its --output folder.",
+        ),
+        ("rebuild", "Error: Missing argument 'OUTPUT'.\nTry: care-kpis rebuild --help\n"),
+        ("rebuild nowhere", "nowhere, but there is none: make one with `care-kpis batch`.\n"),
         ("generate --output o --events 0", "Error: Invalid value for '--events': 0 is not in the range x>=1."),
         ("generate --output o --start 1.1.2026", "Error: Invalid value for '--start'"),
     ],
@@ -213,7 +224,17 @@ def in_a_new_process(code: str, *arguments: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "--version", "batch --help", "generate --help", "config --help", "config"]
+    "command",
+    [
+        "--help",
+        "--version",
+        "batch --help",
+        "check --help",
+        "rebuild --help",
+        "generate --help",
+        "config --help",
+        "config",
+    ],
 )
 def test_help_imports_nothing_heavy(command: str) -> None:
     """That is how it answers at once; and it is plain text that fits 80 columns."""

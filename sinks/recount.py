@@ -1,0 +1,186 @@
+"""Counts conversations and turns again, and compares each day with kpi_statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from sinks.agreement import Verdict
+from sinks.arithmetic import EXACT, PARTS, prepare_parts
+from sinks.readings import Reading, quoted
+from transforms.tables import CONVERSATIONS, RUNS, TURNS
+
+Values = Mapping[str, str]
+"""SQL of what a row adds to statistics, by their names; a flag adds 1."""
+
+_RESOLVED = "resolution_seconds IS NOT NULL"
+_SPOKEN = "message_count > 0"
+
+
+def _micros(seconds: str) -> str:
+    return f"CAST({seconds} * 1e6 AS BIGINT)"
+
+
+_OF_CONVERSATIONS: Mapping[str, Values] = {
+    "opened_at": {
+        "conversation_count": _SPOKEN,
+        "proactive_count": "is_proactive",
+        "resolvable_count": f"{_SPOKEN} AND state <> 'dismissed' AND is_followed",
+        "resolvable_resolved_count": _RESOLVED,
+    },
+    "first_response_at": {
+        "first_response_count": "first_response_seconds IS NOT NULL",
+        "sum_first_response_seconds": _micros("first_response_seconds"),
+        "answer_count": "answer_seconds IS NOT NULL",
+        "sum_answer_seconds": _micros("answer_seconds"),
+    },
+    "first_reply_at": {
+        "first_reply_count": "first_reply_seconds IS NOT NULL",
+        "sum_first_reply_seconds": _micros("first_reply_seconds"),
+    },
+    "resolved_at": {
+        "resolved_count": _RESOLVED,
+        "sum_resolution_seconds": _micros("resolution_seconds"),
+        "sum_handle_seconds": f"{_micros('resolution_seconds')} + {_micros('wrap_up_seconds')}",
+        "sum_hold_seconds": f"CASE WHEN {_RESOLVED} THEN {_micros('hold_seconds')} END",
+        "sum_engaged_seconds": f"CASE WHEN {_RESOLVED} THEN {_micros('wrap_up_seconds')} END",
+    },
+    "handled_at": {
+        "handled_count": "is_handled",
+        "first_contact_resolution_count": "is_first_contact_resolution",
+        "one_touch_count": "is_one_touch",
+        "reopened_count": "is_handled AND reopen_count > 0",
+        "transferred_count": "is_handled AND transfer_count > 0",
+        "escalated_count": "is_handled AND escalation_count > 0",
+    },
+    "rated_at": {
+        "rating_count": f"{_SPOKEN} AND csat_score IS NOT NULL",
+        "sum_csat": f"CASE WHEN {_SPOKEN} THEN {_micros('csat_score')} END",
+        "satisfied_count": f"{_SPOKEN} AND csat_score >= 4",
+    },
+}
+"""What a conversation adds, by the time at which it falls on the activity basis."""
+
+_ENGAGED = {
+    "sum_engaged_seconds": "CASE WHEN is_resolved AND turn_started_at <= resolved_at "
+    "THEN epoch_us(turn_ended_at) - epoch_us(turn_started_at) END"
+}
+"""What a turn adds when its conversation is resolved."""
+
+_AT_ITS_END = {"answered_turn_count": "outcome = 'answered'", "sum_reply_seconds": _micros("wait_seconds")}
+"""What a turn adds at its end, in its own channel."""
+
+_MESSAGES = {name: name for name in ("message_count", "reply_count", "bot_reply_count")}
+_MESSAGES_OF_TURNS = {
+    "needs_reply_message_count": "CASE WHEN needs_reply THEN message_count END",
+    "responded_message_count": "CASE WHEN is_responded THEN message_count END",
+    "answered_message_count": "CASE WHEN outcome = 'answered' THEN message_count END",
+}
+"""What falls at the time of each message on the activity basis, which the tables do not tell: on the other one only."""
+
+_AT_OPENING = {name: value for values in _OF_CONVERSATIONS.values() for name, value in values.items()} | _MESSAGES
+_TURNS_AT_OPENING = {**_ENGAGED, **_AT_ITS_END, **_MESSAGES_OF_TURNS}
+RECOUNTED = tuple(dict.fromkeys((*_AT_OPENING, *_TURNS_AT_OPENING)))
+"""The statistics that can be counted again."""
+
+_HOURS = "hours_of_days"
+"""A table of the session: each hour of UTC, and the start of the day that it begins in and of the one that it ends in.
+
+A day of a time zone may begin anywhere in an hour, but no two begin in the same one. A join with hours is many times
+faster than looking for the latest start before each moment.
+"""
+
+
+def check_facts(reading: Reading) -> Verdict:
+    """Each day's statistics are those of its conversations and turns, as far as these tell them; exactly."""
+    prepare_parts(reading)
+    reading.rows(
+        f"""CREATE OR REPLACE TEMP TABLE {_HOURS} AS
+        WITH starts AS (SELECT DISTINCT window_start FROM {PARTS} WHERE grain = 'day'),
+        hours AS (
+          SELECT unnest(range(min(epoch_us(window_start)) // 3_600_000_000,
+            max(epoch_us(window_start)) // 3_600_000_000 + 48)) AS hour FROM starts
+        )
+        SELECT hour, a.window_start AS day_before, b.window_start AS day FROM hours
+        ASOF LEFT JOIN starts AS a ON make_timestamptz(hour * 3_600_000_000) >= a.window_start
+        ASOF LEFT JOIN starts AS b ON make_timestamptz(hour * 3_600_000_000 + 3_599_999_999) >= b.window_start"""
+    )
+    problems = _compare_days(
+        reading,
+        "opened",
+        _conversations(reading, "opened_at", _AT_OPENING),
+        _turns(reading, "opened_at", _TURNS_AT_OPENING),
+    )
+    for at, values in _OF_CONVERSATIONS.items():
+        of_turns = [_turns(reading, at, _ENGAGED)] if at == "resolved_at" else []
+        problems += _compare_days(reading, "activity", _conversations(reading, at, values), *of_turns)
+    problems += _compare_days(reading, "activity", _added(TURNS.name, "turn_ended_at", _AT_ITS_END))
+    conversations, turns = (reading.rows(f"SELECT count(*) FROM {spec.name}")[0][0] for spec in (CONVERSATIONS, TURNS))
+    found = f"{len(RECOUNTED)} statistics of each day, from {conversations:,} conversations and {turns:,} turns"
+    return Verdict(found, tuple(problems))
+
+
+def _conversations(reading: Reading, at: str, values: Values) -> tuple[str, Values]:
+    """SQL of what conversations add to each day, account and channel, at one of their times; and to what."""
+    return _added(f"(SELECT *, {_is_followed(reading)} AS is_followed FROM {CONVERSATIONS.name})", at, values)
+
+
+def _turns(reading: Reading, at: str, values: Values) -> tuple[str, Values]:
+    """The same of turns, at one of the times of their conversation and in its channel."""
+    key = "hash(conversation_key, started_at) AS id"
+    # The day is found once a conversation, not once a turn.
+    conversations = f"SELECT {key}, day, account_id, channel, resolved_at, {_RESOLVED} AS is_resolved"
+    turns = f"SELECT * EXCLUDE (conversation_key, started_at, account_id, channel), {key} FROM {TURNS.name}"
+    rows = f"({turns}) JOIN ({conversations} FROM {_placed(CONVERSATIONS.name, at)}) USING (id)"
+    return _sums(rows, values), values
+
+
+def _added(rows: str, at: str, values: Values) -> tuple[str, Values]:
+    return _sums(_placed(rows, at), values), values
+
+
+def _placed(rows: str, at: str) -> str:
+    """SQL of rows with the start of the day of one of their times; those without it are left out."""
+    return (
+        f"(SELECT r.*, CASE WHEN {at} >= day THEN day ELSE day_before END AS day FROM {rows} AS r "
+        f"LEFT JOIN {_HOURS} ON epoch_us({at}) // 3_600_000_000 = hour WHERE {at} IS NOT NULL)"
+    )
+
+
+def _sums(rows: str, values: Values) -> str:
+    sums = ", ".join(f"sum({value}) AS {name}" for name, value in values.items())
+    return f"SELECT day, account_id, channel, {sums} FROM {rows} GROUP BY ALL"
+
+
+def _is_followed(reading: Reading) -> str:
+    """SQL that tells of a channel whether resolutions are known or inferred there, by the settings of the last run."""
+    text = reading.rows(f"SELECT arg_max(settings, commit_id) FROM {RUNS.name}")[0][0]
+    settings = json.loads(text or "{}")
+
+    def known(channel: Mapping[str, object]) -> str:
+        return "true" if channel.get("has_life_cycle", True) or channel.get("infer_resolution") else "false"
+
+    cases = "".join(f" WHEN {quoted(name)} THEN {known(said)}" for name, said in settings.get("channel", {}).items())
+    otherwise = known(settings.get("default", {}))
+    return f"CASE channel{cases} ELSE {otherwise} END" if cases else otherwise
+
+
+def _compare_days(reading: Reading, basis: str, *added: tuple[str, Values]) -> list[str]:
+    """What is wrong with statistics of days, compared with all that rows add to them."""
+    names = list(dict.fromkeys(name for _, values in added for name in values))
+    parts = " UNION ALL BY NAME ".join(f"({sums})" for sums, _ in added)
+    total = ", ".join(f"sum({name}) AS {name}" for name in names)
+    differ = ", ".join(
+        f"count(*) FILTER (coalesce(a.{name}, 0) <> coalesce(b.{EXACT[name]}, 0)) AS {name}" for name in names
+    )
+    found = reading.row(
+        f"""WITH a AS (SELECT day, account_id, channel, {total} FROM ({parts}) GROUP BY ALL),
+        b AS (FROM {PARTS} WHERE basis = '{basis}' AND grain = 'day')
+        SELECT {differ} FROM a FULL JOIN b ON a.day = b.window_start AND a.channel = b.channel
+          AND a.account_id IS NOT DISTINCT FROM b.account_id"""
+    )
+    return [
+        f"{name} of {count:,} days by account and channel is not what they tell ({basis} basis)"
+        for name, count in found.items()
+        if count
+    ]
