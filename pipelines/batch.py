@@ -6,15 +6,17 @@ One run is one cycle: rows -> ParseEvents -> PairMessages -> ComputeKpis -> one 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
 
-from pipelines.commit import commit_run
+from pipelines.commit import Warehouse, begin_warehouse, commit_run
+from pipelines.cycle import Cycle, NothingNew, begin_growth, latest_of
 from pipelines.failures import named_runner, said_clearly
+from pipelines.growth import ROWS_FOLDER, STATE
 from pipelines.memory import keep_freed_memory
 from pipelines.options import BatchOptions, parse_beam_options
 from pipelines.progress import Progress, SilentProgress
@@ -23,30 +25,24 @@ from pipelines.sources.files import InputFile, list_files
 from pipelines.sources.formats import blocks, estimate_rows, read_block
 from pipelines.stages import Stages, Tell
 from pipelines.summary import RunSummary
-from pipelines.work_folder import KeepCounts, KeepLetters, KeepTables, WriteTables, read_counts
-from sinks.duckdb import WarehouseLoader
-from sinks.publish import WAREHOUSE, open_snapshot
-from transforms.raw_rows import RawRows
-from transforms.settings import Settings
-from transforms.steps import (
-    COUNTS,
-    DEAD_LETTERS,
-    LATEST,
-    STATISTICS,
-    TURNS,
-    ComputeKpis,
-    PairMessages,
-    ParseEvents,
-    ShuffleEvents,
+from pipelines.work_folder import (
+    NOW_LETTERS_FOLDER,
+    WAS_LETTERS_FOLDER,
+    KeepChanges,
+    KeepCounts,
+    KeepLetters,
+    KeepTables,
+    KeepWakes,
+    WriteTables,
+    read_counts,
 )
+from sinks.duckdb import WarehouseLoader
+from sinks.publish import open_snapshot
+from transforms.pair_steps import CHANGES, STATISTICS, TURNS, WAKES, WAS_LATEST, WAS_LETTERS, Growing, PairMessages
+from transforms.raw_rows import RawRows
+from transforms.steps import COUNTS, DEAD_LETTERS, LATEST, ComputeKpis, ParseEvents, ShuffleEvents
 from transforms.tables import CONVERSATIONS
 from transforms.tables import TURNS as TURNS_TABLE
-
-ROWS_A_SHARD = 1_400_000
-"""Rows that are paired together in memory; two shards are under way at a time."""
-
-FEW_ROWS = 200_000
-"""Fewer rows than this are one shard."""
 
 ADDING_UP = "Adding up KPIs"
 """The stage in which nothing but the statistics is left to be computed."""
@@ -55,7 +51,7 @@ WORK = "_work"
 """Folder of a snapshot in the making for what is not part of the result."""
 
 
-def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
+def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary | NothingNew:
     """Runs the batch pipeline and publishes its result.
 
     Args:
@@ -63,7 +59,7 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
       progress: is told how far the run is.
 
     Returns:
-      What was read, what came of it and where it is.
+      What was read, what came of it and where it is; or that an appending run found nothing new.
 
     Raises:
       UserError: input, settings or output are not what they have to be; then nothing was published.
@@ -74,73 +70,73 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary:
     clearly = said_clearly(options.output, named_runner(options.beam_args))
     with clearly, Stages(progress or SilentProgress()) as stages, open_snapshot(options.output) as snapshot:
         files = list_files(options.inputs, options.format)
-        settings, rows = options.settings, sum(map(estimate_rows, files))
+        growth = begin_growth(options, snapshot, files) if options.append else None
+        if isinstance(growth, NothingNew):
+            return growth
+        files = files if growth is None else list(growth.plan.files)
+        rows = sum(map(estimate_rows, files))
+        cycle = Cycle(options, options.settings, files, rows, growth)
         while True:
             work = snapshot.path / WORK
             work.mkdir()
             stages.begin("Reading events", rows)
-            with WarehouseLoader(snapshot.path / WAREHOUSE) as loader:
-                stages.on_begin = partial(_load_facts, stages, loader)
+            with begin_warehouse(snapshot, cycle) as warehouse:
+                stages.on_begin = partial(_load_facts, stages, warehouse)
                 with beam.Pipeline(options=beam_options) as pipeline:
-                    build(pipeline, files, options, settings, snapshot.path, shard_count(rows), stages)
-                left = read_counts(work)
-                if settings.as_of is not None or left.latest_read == left.latest_kept:
+                    build(pipeline, cycle, snapshot.path, stages)
+                again = cycle.again(read_counts(work))
+                if again is None:
                     stages.begin("Writing the warehouse")
-                    return commit_run(snapshot, work, files, options, stages, loader, started)
-            # The very latest event was a copy that lost to an earlier one: once more, with as_of known.
-            settings = replace(settings, as_of=left.latest_kept)
+                    return commit_run(snapshot, work, cycle, stages, warehouse, started)
+            cycle = again
             stages.files.clear()
             snapshot.clear()
 
 
-def build(
-    pipeline: beam.Pipeline,
-    files: list[InputFile],
-    options: BatchOptions,
-    settings: Settings,
-    root: Path,
-    shards: int,
-    stages: Stages,
-) -> None:
+def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> None:
     """Puts the steps together.
 
     Args:
       pipeline: gets the steps.
-      files: what to read.
-      options: of the run.
-      settings: of the run; without as_of the latest event read is taken for it.
+      cycle: what to read, and what to add it to.
       root: snapshot in the making: tables of the result, and the folder WORK.
-      shards: number of shards.
       stages: is told how far the run is.
     """
-    work = root / WORK
-    parsed = _blocks(pipeline, files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token))
-    read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(_latest)
-    as_of = read | "AsOf" >> beam.Map(_as_of, settings)
-    shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work)
+    work, options, settings, growth = root / WORK, cycle.options, cycle.settings, cycle.growth
+    shards, before = cycle.shards, cycle.before
+    growing = None if growth is None else Growing(root / STATE / ROWS_FOLDER, shards, before)
+    sources = {} if growth is None else growth.plan.sources
+    parsed = _blocks(pipeline, cycle.files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token, sources))
+    read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(latest_of)
+    as_of = read | "AsOf" >> beam.Map(cycle.as_of)
+    shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work, all_shards=before is not None)
     told = shuffled | "TellPair" >> Tell(stages.token, "Pairing messages")
-    paired = told | "PairMessages" >> PairMessages(settings, as_of, work)
-    kept = paired[LATEST] | "LatestKept" >> beam.CombineGlobally(_latest)
-    kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of, Tell(stages.token, ADDING_UP))
+    paired = told | "PairMessages" >> PairMessages(settings, as_of, work, growing)
+    kept = paired[LATEST] | "LatestKept" >> beam.CombineGlobally(latest_of)
+    was = paired[WAS_LATEST] | "WasLatest" >> beam.CombineGlobally(latest_of)
+    first, stored = Tell(stages.token, ADDING_UP), None if before is None else before.statistics
+    kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of, first, stored)
 
-    paired["conversations"] | "WriteConversations" >> WriteTables(root, CONVERSATIONS, "started_at", stages.token)
-    paired[TURNS] | "WriteTurns" >> WriteTables(root, TURNS_TABLE, "started_at", stages.token)
+    if before is None:
+        for spec, rows in ((CONVERSATIONS, paired["conversations"]), (TURNS_TABLE, paired[TURNS])):
+            rows | f"Write{spec.name}" >> WriteTables(root, spec, shards, stages.token)
+    else:
+        paired[CHANGES] | "KeepChanges" >> KeepChanges(work)
+        paired[WAS_LETTERS] | "KeepWasLetters" >> KeepLetters(work, WAS_LETTERS_FOLDER)
+    if growing is not None:
+        paired[WAKES] | "KeepWakes" >> KeepWakes(work)
     kpis | "KeepKpis" >> KeepTables(work)
-    (parsed[DEAD_LETTERS], paired[DEAD_LETTERS]) | "Letters" >> beam.Flatten() | "KeepLetters" >> KeepLetters(work)
+    parsed[DEAD_LETTERS] | "KeepLetters" >> KeepLetters(work)
+    paired[DEAD_LETTERS] | "KeepPairLetters" >> KeepLetters(work, NOW_LETTERS_FOLDER)
     counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
-    counts | "KeepCounts" >> KeepCounts(work, read, kept)
+    counts | "KeepCounts" >> KeepCounts(work, read, kept, was)
 
 
-def shard_count(rows: int) -> int:
-    """Number of shards: one for little, else an even number, for two are under way at a time."""
-    return 1 if rows < FEW_ROWS else 2 * -(-rows // (2 * ROWS_A_SHARD))
-
-
-def _load_facts(stages: Stages, loader: WarehouseLoader, stage: str) -> None:
+def _load_facts(stages: Stages, warehouse: Warehouse, stage: str) -> None:
     """Lets the warehouse take conversations and turns while the KPIs are added up; the commit adds what it missed."""
-    if stage == ADDING_UP:
+    if stage == ADDING_UP and isinstance(warehouse, WarehouseLoader):
         for table, files in stages.files.items():
-            loader.add_files(table, sorted(files))
+            warehouse.add_files(table, sorted(files))
 
 
 def _blocks(pipeline: beam.Pipeline, files: list[InputFile], options: BatchOptions) -> beam.PCollection:
@@ -157,24 +153,17 @@ def _adapted(files: list[InputFile], source: str) -> Iterator[Block]:
 
 
 class _Read:
-    """Reads a block and tells how many rows it had."""
+    """Reads a block, names the source of its rows, and tells how many there were."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, token: str, sources: Mapping[str, str]) -> None:
+        self._token, self._sources = token, sources
 
     def __call__(self, block: Block) -> list[RawRows]:
         parts = read_block(block)
         Stages.advance(self._token, sum(len(part.positions) + len(part.unreadable.positions) for part in parts))
+        if block.source in self._sources:
+            parts = [replace(part, source=self._sources[block.source]) for part in parts]
         return parts
-
-
-def _latest(times: object) -> int | None:
-    """The latest of some times; None where there is none."""
-    return max((time for time in times if time is not None), default=None)  # type: ignore[attr-defined]
-
-
-def _as_of(latest: int | None, settings: Settings) -> int | None:
-    return settings.as_of if settings.as_of is not None else latest
 
 
 if __name__ == "__main__":

@@ -6,44 +6,51 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.options import BatchOptions, package_version
+from pipelines.cycle import Cycle
+from pipelines.keeping import keep_state
+from pipelines.letters import Letters
+from pipelines.options import package_version
 from pipelines.settings import settings_record
 from pipelines.sources.files import InputFile
 from pipelines.stages import Stages
 from pipelines.summary import RunSummary
-from pipelines.work_folder import read_counts, read_letters, read_tables
+from pipelines.work_folder import read_change, read_counts, read_tables
 from sinks.duckdb import WarehouseLoader, build_warehouse
-from sinks.publish import Snapshot
+from sinks.growing import Restatement, WarehouseCopy, grow_result
+from sinks.publish import WAREHOUSE, Snapshot
 from transforms.errors import UserError
-from transforms.tables import RUNS
+from transforms.kpis import compute_totals
+from transforms.stored_statistics import read_statistics
+from transforms.tables import CONVERSATIONS, RUNS, TURNS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+Warehouse = WarehouseLoader | WarehouseCopy
+"""The DuckDB file of a result in the making: loaded anew, or a copy of the one before."""
+
+
+def begin_warehouse(snapshot: Snapshot, cycle: Cycle) -> Warehouse:
+    """Begins the DuckDB file of a cycle, beside what else goes on."""
+    return WarehouseLoader(snapshot.path / WAREHOUSE) if cycle.before is None else WarehouseCopy(snapshot)
+
+
 def commit_run(
-    snapshot: Snapshot,
-    work: Path,
-    files: Sequence[InputFile],
-    options: BatchOptions,
-    stages: Stages,
-    loader: WarehouseLoader,
-    started: float,
+    snapshot: Snapshot, work: Path, cycle: Cycle, stages: Stages, warehouse: Warehouse, started: float
 ) -> RunSummary:
     """Checks and publishes what the pipeline left.
 
     Args:
-      snapshot: the result in the making; conversations and turns are there.
+      snapshot: the result in the making; conversations and turns are there, or in the work folder what changes in them.
       work: the work folder.
-      files: what was read.
-      options: of the run.
+      cycle: what was read, and what it is added to.
       stages: is told how far the run is.
-      loader: of the warehouse, with the files that it has taken already.
+      warehouse: the DuckDB file.
       started: when the run began, seconds of the monotonic clock.
 
     Returns:
@@ -52,47 +59,60 @@ def commit_run(
     Raises:
       UserError: too many dead letters, or as_of lies before an event; then nothing was published.
     """
-    counted = read_counts(work)
-    counts, latest = counted.rows, counted.latest_kept
+    options, counted = cycle.options, read_counts(work)
+    counts, latest = counted.rows, cycle.latest(counted)
     as_of = options.settings.as_of if options.settings.as_of is not None else latest
     _check_as_of(as_of, latest)
-    by_reason = _check_dead_letters(work, counts, options.max_dead_letter_rate)
-    letters = read_letters(work)
+    letters = Letters.of(snapshot, work, cycle)
+    by_reason = letters.by_reason(counts)
+    _check_dead_letters(letters, by_reason, counts, options.max_dead_letter_rate)
+    replaced = () if cycle.growth is None else cycle.growth.plan.replaced
+    rows_read = counts["rows_read"] - sum(taken.rows for taken in replaced)
     kept, copies = counts["events_kept"], counts["exact_duplicates"]
-    if counts["rows_read"] != kept + copies + letters.num_rows or by_reason.total() != letters.num_rows:
-        raise AssertionError(f"rows were lost: {counts}, {letters.num_rows} dead letters")
-    committed_at = datetime.now(UTC)
-    inputs = [{"name": f.path, "bytes": f.size, "rows": counts[f"rows of {f.path}"]} for f in files]
+    if rows_read != kept + copies + letters.change or by_reason.total() != letters.change:
+        raise AssertionError(f"rows were lost: {counts}, {rows_read} rows read, {letters.change} dead letters")
+    was = _rows_before(snapshot, cycle)
     run: dict[str, object] = {
         "commit_id": snapshot.commit_id,
-        "committed_at": committed_at,
-        "kind": "batch",
+        "committed_at": datetime.now(UTC),
+        "kind": "batch" if cycle.before is None else "append",
         "as_of": None if as_of is None else _EPOCH + timedelta(microseconds=as_of),
         "timezone": options.settings.timezone,
-        "rows_read_count": counts["rows_read"],
+        "rows_read_count": rows_read,
         "events_kept_count": kept,
-        "dead_letter_count": letters.num_rows,
+        "dead_letter_count": letters.change,
         "exact_duplicate_count": copies,
         "late_event_count": 0,
         "stray_event_count": counts["stray_events"],
-        "conversation_count": counts["conversations"],
-        "turn_count": counts["turns"],
-        "dead_letters_by_reason": dict(sorted(by_reason.items())),
-        "inputs": inputs,
+        "conversation_count": was[CONVERSATIONS.name] + counts["conversations"],
+        "turn_count": was[TURNS.name] + counts["turns"],
+        "dead_letters_by_reason": {reason: n for reason, n in sorted(by_reason.items()) if n},
+        "inputs": [_input(file, cycle, counts) for file in cycle.files],
         "settings": settings_record(options.settings),
         "duration_seconds": time.monotonic() - started,
         "version": package_version(),
     }
-    kpis, statistics, totals = read_tables(work)
-    build_warehouse(
-        snapshot.path,
-        kpis=kpis,
-        kpi_statistics=statistics,
-        dead_letters=letters,
-        runs=_runs_table(run),
-        previous=snapshot.previous,
-        loader=loader,
-    )
+    kpis, statistics, totals, windows = read_tables(work)
+    if isinstance(warehouse, WarehouseLoader):
+        build_warehouse(
+            snapshot.path,
+            kpis=kpis,
+            kpi_statistics=statistics,
+            dead_letters=letters.added,
+            runs=_runs_table(run),
+            previous=snapshot.previous,
+            loader=warehouse,
+        )
+    else:
+        warehouse.finish()
+        facts = {spec: read_change(work, spec) for spec in (CONVERSATIONS, TURNS)}
+        run_table = _runs_table(run)
+        by_month = grow_result(
+            snapshot, Restatement(facts, kpis, statistics, windows, letters.removed, letters.added, run_table)
+        )
+        totals = compute_totals(read_statistics(by_month))
+    if cycle.growth is not None:
+        keep_state(snapshot, work, cycle, counted, as_of)
     stages.begin("Publishing")
     shutil.rmtree(work)
     snapshot.publish()
@@ -105,7 +125,26 @@ def commit_run(
         duckdb_path=options.output / "care.duckdb",
         unknown_columns=sorted(n.removeprefix("unknown column ") for n in counts if n.startswith("unknown column ")),
         stage_seconds=stages.seconds,
+        notes=() if cycle.growth is None else cycle.growth.notes,
     )
+
+
+def _rows_before(snapshot: Snapshot, cycle: Cycle) -> Counter[str]:
+    """Rows of each table of the result that this one is added to."""
+    if cycle.before is None:
+        return Counter()
+    return Counter({spec.name: snapshot.previous_rows(spec.name) for spec in (CONVERSATIONS, TURNS)})
+
+
+def _input(file: InputFile, cycle: Cycle, counts: Counter[str]) -> dict[str, object]:
+    """What `runs` tells of a file; its SHA-256 where it is known, and its source where that is not its name."""
+    told: dict[str, object] = {"name": file.path, "bytes": file.size, "rows": counts[f"rows of {file.path}"]}
+    if cycle.growth is not None:
+        plan = cycle.growth.plan
+        told["sha256"] = plan.sha256[file.path]
+        if file.path in plan.sources:
+            told["source"] = plan.sources[file.path]
+    return told
 
 
 def _check_as_of(as_of: int | None, latest: int | None) -> None:
@@ -117,23 +156,20 @@ def _check_as_of(as_of: int | None, latest: int | None) -> None:
         )
 
 
-def _check_dead_letters(work: Path, counts: Counter[str], most: float) -> Counter[str]:
-    """The numbers of dead letters by reason; refuses a run that has too many."""
-    prefix = "dead letter "
-    by_reason = Counter({name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)})
-    rows, dead = counts["rows_read"], by_reason.total()
+def _check_dead_letters(letters: Letters, by_reason: Counter[str], counts: Counter[str], most: float) -> None:
+    """Refuses a run that has too many dead letters."""
+    rows, dead = counts["rows_read"], letters.added.num_rows
     if not dead <= most * rows:
         commonest = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.most_common(3))
-        first = read_letters(work, one=True).to_pylist()[0]
+        first = letters.added.slice(0, 1).to_pylist()[0]
         column = f", column {first['column_name']}" if first["column_name"] else ""
         hint = " NDJSON is one JSON object a line." if by_reason["unreadable"] == dead else ""
         raise UserError(
             f"Expected at most {most:.1%} of the rows to be dead letters (--max-dead-letter-rate), got {dead:,} of "
-            f"{rows:,} ({dead / rows:.1%}): {commonest}; one is row {first['source_row']:,} of {first['source']} "
-            f"({first['reason']}{column}). Nothing was published: mend the input, say its --format or --source, or "
-            f"allow a higher rate.{hint}"
+            f"{rows:,} ({dead / max(rows, 1):.1%}): {commonest}; one is row {first['source_row']:,} of "
+            f"{first['source']} ({first['reason']}{column}). Nothing was published: mend the input, say its --format "
+            f"or --source, or allow a higher rate.{hint}"
         )
-    return by_reason
 
 
 def _runs_table(run: dict[str, object]) -> pa.Table:

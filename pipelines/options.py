@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from transforms.errors import UserError
 from transforms.settings import Settings
@@ -33,6 +33,8 @@ OWN_OPTIONS = (
     "--format",
     "--source",
     "--max-dead-letter-rate",
+    "--append",
+    "--grown-files",
 )
 """Options of `care-kpis batch`, for suggestions."""
 
@@ -85,6 +87,8 @@ class BatchOptions:
       format: file format (ndjson, csv, parquet, arrow); None: told by content and name.
       source: whose event format it is (an adapter's name); None: the contract's own.
       max_dead_letter_rate: share of the rows read, 0 to 1, above which the run fails.
+      append: add what is new to the result in the output folder, instead of making it anew.
+      grown_files: what an appending run does with a file that has grown since it was taken.
       beam_args: Beam's options as they were typed, for parse_beam_options.
     """
 
@@ -94,6 +98,8 @@ class BatchOptions:
     format: str | None = None
     source: str | None = None
     max_dead_letter_rate: float = 0.10
+    append: bool = False
+    grown_files: Literal["leave", "reread"] = "leave"
     beam_args: tuple[str, ...] = ()
 
 

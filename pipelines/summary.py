@@ -73,6 +73,7 @@ class RunSummary:
       duckdb_path: the DuckDB file.
       unknown_columns: extra columns of the input that were ignored.
       stage_seconds: seconds by stage, in the order they ran.
+      notes: what else the user should know, as sentences.
     """
 
     commit_id: int
@@ -98,6 +99,7 @@ class RunSummary:
     duckdb_path: Path
     unknown_columns: Sequence[str] = ()
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def print_summary(summary: RunSummary, console: Console, notes: Iterable[str] = ()) -> None:

@@ -11,27 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsSingleton
 
 from pipelines.stages import Stages
-from sinks.parquet import write_partitioned
+from sinks.facts import part_name
+from sinks.parquet import MONTHS, write_partitioned
 from transforms.batches import ThreadedFn
+from transforms.hashing import Hashes
+from transforms.pair_steps import TableChange
 from transforms.steps import AddCountsCombineFn
 from transforms.tables import DEAD_LETTERS, Table
+from transforms.wakes import Wakes
 
 COUNTS_FILE = "counts.json"
 LETTERS_FOLDER = "letters"
-KPI_FILES = ("kpis.arrow", "kpi_statistics.arrow", "totals.arrow")
+WAS_LETTERS_FOLDER, NOW_LETTERS_FOLDER = "was_letters", "now_letters"
+CHANGES_FOLDER, WAKES_FOLDER = "changes", "wakes"
+KPI_FILES = ("kpis.arrow", "kpi_statistics.arrow", "totals.arrow", "windows.arrow")
 
 
 class WriteTables(beam.PTransform):
     """(shard, table) -> Parquet files of a table of the result, by month."""
 
-    def __init__(self, root: Path, table: Table, by_month_of: str, token: str) -> None:
-        """Takes the snapshot in the making, the table, the column that names the month and the token of the run."""
+    def __init__(self, root: Path, table: Table, shards: int, token: str) -> None:
+        """Takes the snapshot in the making, the table, the number of shards and the token of the run."""
         super().__init__()
-        self._write = _WriteFn(root, table, by_month_of, token)
+        self._write = _WriteFn(root, table, shards, token)
 
     def expand(self, tables: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
@@ -39,14 +46,14 @@ class WriteTables(beam.PTransform):
 
 
 class _WriteFn(ThreadedFn):
-    def __init__(self, root: Path, table: Table, by_month_of: str, token: str) -> None:
+    def __init__(self, root: Path, table: Table, shards: int, token: str) -> None:
         super().__init__()
-        self._root, self._table, self._by_month_of, self._token = root, table, by_month_of, token
+        self._root, self._table, self._shards, self._token = root, table, shards, token
 
     def work(self, element: tuple[int, pa.Table], side: None) -> None:
         shard, rows = element
-        folder = self._root / self._table.name
-        files = write_partitioned(rows, folder, self._table, self._by_month_of, f"{shard:05}")
+        folder, month = self._root / self._table.name, MONTHS[self._table.name]
+        files = write_partitioned(rows, folder, self._table, month, part_name(shard, self._shards))
         Stages.wrote(self._token, self._table, [file.path for file in files])
 
     def emit(self, result: None) -> Iterator[Any]:
@@ -74,37 +81,73 @@ def _keep_tables(tables: tuple[pa.Table, ...], work: Path) -> None:
 class KeepLetters(beam.PTransform):
     """Tables of dead letters -> Arrow files in the work folder."""
 
+    def __init__(self, work: Path, folder: str = LETTERS_FOLDER) -> None:
+        """Takes the work folder and the name of the folder in it."""
+        super().__init__()
+        self._folder = work / folder
+
+    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return letters | beam.Map(_keep_table, self._folder)
+
+
+def _keep_table(table: pa.Table, folder: Path) -> None:
+    folder.mkdir(exist_ok=True, parents=True)
+    _write_arrow(table, folder / f"{uuid.uuid4().hex}.arrow")
+
+
+class KeepChanges(beam.PTransform):
+    """TableChange -> Arrow files in the work folder: for each table the rows that go and the rows that come."""
+
     def __init__(self, work: Path) -> None:
         """Takes the work folder."""
         super().__init__()
         self._work = work
 
-    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+    def expand(self, changes: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return letters | beam.Map(_keep_letters, self._work / LETTERS_FOLDER)
+        return changes | beam.Map(_keep_change, self._work / CHANGES_FOLDER)
 
 
-def _keep_letters(letters: pa.Table, folder: Path) -> None:
+def _keep_change(change: TableChange, folder: Path) -> None:
+    _keep_table(change.removed, folder / f"{change.table}-removed")
+    _keep_table(change.added, folder / f"{change.table}-added")
+
+
+class KeepWakes(beam.PTransform):
+    """(keys looked at, wakes found) -> numpy files in the work folder."""
+
+    def __init__(self, work: Path) -> None:
+        """Takes the work folder."""
+        super().__init__()
+        self._work = work
+
+    def expand(self, wakes: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        return wakes | beam.Map(_keep_wakes, self._work / WAKES_FOLDER)
+
+
+def _keep_wakes(wakes: tuple[Hashes, Wakes], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    _write_arrow(letters, folder / f"{uuid.uuid4().hex}.arrow")
+    np.savez(folder / f"{uuid.uuid4().hex}.npz", looked_at=wakes[0], found=wakes[1])
 
 
 class KeepCounts(beam.PTransform):
     """Numbers of rows by name -> one JSON file in the work folder, with the latest occurred_at beside them."""
 
-    def __init__(self, work: Path, read: beam.PCollection, kept: beam.PCollection) -> None:
-        """Takes the work folder and the latest occurred_at read and kept, PCollections of one value or None."""
+    def __init__(self, work: Path, read: beam.PCollection, kept: beam.PCollection, was: beam.PCollection) -> None:
+        """Takes the work folder and the latest occurred_at of Counts, PCollections of one value or None."""
         super().__init__()
-        self._work, self._read, self._kept = work, read, kept
+        self._work, self._latest = work, tuple(map(AsSingleton, (read, kept, was)))
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
         total = counts | beam.CombineGlobally(AddCountsCombineFn())
-        return total | beam.Map(_keep_counts, self._work, AsSingleton(self._read), AsSingleton(self._kept))
+        return total | beam.Map(_keep_counts, self._work, *self._latest)
 
 
-def _keep_counts(counts: Counter[str], work: Path, read: int | None, kept: int | None) -> None:
-    said = {"rows": counts, "latest_read": read, "latest_kept": kept}
+def _keep_counts(counts: Counter[str], work: Path, read: int | None, kept: int | None, was: int | None) -> None:
+    said = {"rows": counts, "latest_read": read, "latest_kept": kept, "was_latest": was}
     (work / COUNTS_FILE).write_text(json.dumps(said), encoding="utf-8")
 
 
@@ -115,32 +158,57 @@ class Counts:
     Attributes:
       rows: numbers of rows by name.
       latest_read: latest occurred_at of the valid rows, microseconds; None where there is none.
-      latest_kept: latest occurred_at of the events kept.
+      latest_kept: latest occurred_at of the events kept, of the keys that were looked at.
+      was_latest: the same of these keys in the result before.
     """
 
     rows: Counter[str]
     latest_read: int | None
     latest_kept: int | None
+    was_latest: int | None
 
 
 def read_counts(work: Path) -> Counts:
     """What the pipeline counted."""
     said = json.loads((work / COUNTS_FILE).read_text(encoding="utf-8"))
-    return Counts(Counter(said["rows"]), said["latest_read"], said["latest_kept"])
+    return Counts(Counter(said["rows"]), said["latest_read"], said["latest_kept"], said["was_latest"])
 
 
 def read_tables(work: Path) -> list[pa.Table]:
-    """kpis, kpi_statistics and the totals."""
+    """kpis, kpi_statistics, the totals and the keys of the windows that were made."""
     return [_read_arrow(work / name) for name in KPI_FILES]
 
 
-def read_letters(work: Path, one: bool = False) -> pa.Table:
-    """All dead letters in the order of their places; or those of one block, where any will do."""
-    files = sorted((work / LETTERS_FOLDER).glob("*.arrow"))[: 1 if one else None]
+def read_letters(work: Path, folder: str | None = None) -> pa.Table:
+    """Dead letters that were kept, in the order of their places; of the folder LETTERS_FOLDER or another one."""
+    files = sorted((work / (folder or LETTERS_FOLDER)).glob("*.arrow"))
     if not files:
         return DEAD_LETTERS.schema.empty_table()
     letters = pa.concat_tables([_read_arrow(file) for file in files])
     return letters.sort_by([(name, "ascending") for name in DEAD_LETTERS.key]).combine_chunks()
+
+
+def read_change(work: Path, table: Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of a table that go and the rows that come, with key_hash."""
+    columns = [*table.schema.names, "key_hash"]
+    empty = pa.schema([*table.schema, pa.field("key_hash", pa.uint64())]).empty_table()
+    sides = []
+    for side in ("removed", "added"):
+        files = sorted((work / CHANGES_FOLDER / f"{table.name}-{side}").glob("*.arrow"))
+        parts = [_read_arrow(file).select(columns).cast(empty.schema) for file in files]
+        sides.append(pa.concat_tables([empty, *parts]).combine_chunks())
+    return sides[0], sides[1]
+
+
+def read_wakes(work: Path) -> tuple[Hashes, list[Wakes]]:
+    """The keys that were looked at, and the wakes that were found."""
+    files = sorted((work / WAKES_FOLDER).glob("*.npz"))
+    looked_at, found = [np.empty(0, np.uint64)], []
+    for file in files:
+        with np.load(file) as said:
+            looked_at.append(said["looked_at"])
+            found.append(said["found"])
+    return np.concatenate(looked_at), found
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

@@ -185,7 +185,7 @@ def write_partitioned(table: pa.Table, root: Path, spec: Table, by_month_of: str
     return [
         write_table(
             table.slice(start, end - start),
-            root / _month_folder(by_month_of, month) / f"part-{part}.parquet",
+            root / month_folder(by_month_of, month) / f"part-{part}.parquet",
             spec,
             (by_month_of,) if is_sorted else (),
         )
@@ -210,7 +210,7 @@ def fill_missing(root: Path) -> list[WrittenFile]:
         folder = root / spec.name
         if next(folder.rglob("*.parquet"), None) is None:
             month = MONTHS.get(spec.name)
-            place = folder / _month_folder(month, _NO_ROWS_MONTH) if month else folder
+            place = folder / month_folder(month, _NO_ROWS_MONTH) if month else folder
             added.append(write_table(spec.schema.empty_table(), place / "part-0.parquet", spec))
     return added
 
@@ -222,8 +222,8 @@ def _month_runs(instants: np.ndarray) -> tuple[list[int], list[str]]:
     return starts.tolist(), months[starts].astype(str).tolist()
 
 
-def _month_folder(by_month_of: str, month: str) -> str:
-    """Hive name of a month's folder."""
+def month_folder(by_month_of: str, month: str) -> str:
+    """Hive name of the folder of a month (YYYY-MM), by the column whose month it is."""
     return f"{by_month_of.rsplit('_', 1)[0]}_month={month}"
 
 
@@ -249,6 +249,11 @@ def _as_stored(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     array = values.unify_dictionaries().combine_chunks()
     used = array.indices.dictionary_encode()
     return pa.DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
+
+
+def words_of(spec: Table) -> list[str]:
+    """The columns of text that repeats: they may come dictionary-encoded."""
+    return [column.name for column in spec.columns if _is_word(column)]
 
 
 def _is_word(column: Column) -> bool:

@@ -82,7 +82,7 @@ def run_kernels(parts: list[bytes], settings: Settings, shards: int = 1) -> Outc
             conversations |= {s: undo_resolutions(conversations[s], rows) for s, rows in found.rows.items()}
             statistics.append(found.statistics)
     total = add_statistics(statistics)
-    kpis, parts_of_kpis, _ = compute_kpis(total, settings.timezone, as_of or 0)
+    kpis, parts_of_kpis, *_ = compute_kpis(total, settings.timezone, as_of or 0)
     dead = [row for table in letters for row in table.to_pylist()]
     counts = {
         "rows_read": sum(p.rows_read for p in parsed),

@@ -23,7 +23,8 @@ from golden import cases, compare, expected, settings_of
 from worlds import clean_world
 
 from fixtures.generate import write_events
-from pipelines.batch import run, shard_count
+from pipelines.batch import run
+from pipelines.cycle import shard_count
 from pipelines.options import BatchOptions
 from sinks.publish import current_snapshot
 from transforms.errors import UserError
@@ -140,7 +141,7 @@ def test_formats_and_files_change_nothing(tmp_path: Path) -> None:
 
 def test_many_shards_change_nothing(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is only a portion of the work."""
-    monkeypatch.setattr("pipelines.batch.shard_count", lambda rows: 7)
+    monkeypatch.setattr("pipelines.cycle.shard_count", lambda rows: 7)
     run(options(SAMPLE, tmp_path))
     for table in ("conversations", "turns", "kpi_statistics", "dead_letters"):
         assert sorted(map(repr, read_parquet(tmp_path, table))) == sorted(map(repr, read_parquet(sample, table)))
@@ -156,7 +157,7 @@ def test_repeat_contacts_across_shards(tmp_path: Path, monkeypatch: pytest.Monke
     """A customer's conversations lie in several shards; what a repeat contact undoes is undone in all tables."""
     import reference
 
-    monkeypatch.setattr("pipelines.batch.shard_count", lambda rows: 5)
+    monkeypatch.setattr("pipelines.cycle.shard_count", lambda rows: 5)
     found = 0
     for seed in range(8):
         lines, settings = clean_world(seed)
@@ -301,7 +302,8 @@ def test_killed_at_any_moment(big: tuple[Path, Path], tmp_path: Path) -> None:
     inputs, output = big
     run(options(inputs, tmp_path / "undisturbed"))
     undisturbed, old = digests(tmp_path / "undisturbed"), digests(output)
-    facts = {name for name in undisturbed if not name.startswith("kpis/")}
+    history = ("kpis/", "kpi_changes/")
+    facts = {name for name in undisturbed if not name.startswith(history)}
     rng = random.Random(1)
     command = care_kpis("batch", "--input", inputs, "--output", output)
     began = time.monotonic()
@@ -315,8 +317,8 @@ def test_killed_at_any_moment(big: tuple[Path, Path], tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         found = digests(output)
-        assert {n for n in found if not n.startswith("kpis/")} in (
-            set(n for n in old if not n.startswith("kpis/")),
+        assert {n for n in found if not n.startswith(history)} in (
+            set(n for n in old if not n.startswith(history)),
             facts,
         )
         for table in ("conversations", "turns"):

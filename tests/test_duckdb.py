@@ -1,4 +1,4 @@
-"""The warehouse: types and comments, what the views say against plain Python, revisions, and refusals."""
+"""The warehouse: types and comments, what the views say against plain Python, and refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,9 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sinks.duckdb import build_warehouse, definitions_table, load_warehouse
-from sinks.history import append_run, revise
-from sinks.parquet import write_partitioned, write_table
-from sinks.views import MACROS, VIEWS, WINDOWS
+from sinks.macros import MACROS
+from sinks.parquet import write_partitioned
+from sinks.views import VIEWS, WINDOWS
 from transforms.definitions import KPIS, STATISTICS, Kpi
 from transforms.errors import UserError
 from transforms.histograms import bucket_middle, bucket_of
@@ -37,6 +36,7 @@ from transforms.tables import (
     KPI_STATISTICS,
     KPI_TABLE,
     LATE_EVENTS,
+    MILLIONTHS,
     RUNS,
     TABLES,
     TURNS,
@@ -142,6 +142,8 @@ def tables_of(facts: list[Fact], timezone: str, as_of: datetime) -> tuple[pa.Tab
                     row[statistic.name] = totals[statistic.name] / (
                         1e6 if statistic.kind in ("seconds", "score") else 1
                     )
+                    if statistic.name in MILLIONTHS:
+                        row[MILLIONTHS[statistic.name]] = totals[statistic.name]
             parts.append(row)
     schema = pa.schema([f for f in KPI_TABLE.schema if f.name not in {c.name for c in COMMIT_COLUMNS}])
     order = [("window_start", "ascending"), ("channel", "ascending")]
@@ -479,112 +481,6 @@ def test_parquet_files_of_a_result(tmp_path: Path) -> None:
             assert connection.sql(f"SELECT count(*) FROM {name}").fetchall() == [(rows,)]
             hive = "window_month=2026-02" if spec in (KPI_TABLE, KPI_STATISTICS) else spec.name
             assert any(file.parent.name == hive for file in files) or not rows
-
-
-def kpi_rows(**changes: Any) -> pa.Table:
-    """Three rows of `kpis` without the commit's columns; changes: column -> three values."""
-    schema = pa.schema([f for f in KPI_TABLE.schema if f.name not in {c.name for c in COMMIT_COLUMNS}])
-    rows = [
-        {
-            "basis": "activity",
-            "grain": "day",
-            "window_start": NOON + timedelta(days=i),
-            "window_end": NOON + timedelta(days=i + 1),
-            "account_id": (None, "a", "b")[i],
-            "channel": "x",
-            "is_complete": True,
-            "message_count": i,
-            "avg_csat": None if i else 2.5,
-            **{name: values[i] for name, values in changes.items()},
-        }
-        for i in range(3)
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def published(root: Path, kpis: pa.Table, runs: pa.Table) -> Path:
-    """A folder with the two tables that the next commit looks at."""
-    write_partitioned(kpis, root / "kpis", KPI_TABLE, "window_start", "0")
-    write_table(runs, root / "runs" / "part-0.parquet", RUNS)
-    return root
-
-
-def commits(table: pa.Table) -> list[tuple[int, datetime]]:
-    """What the commits say: revision and changed_at of each row."""
-    return list(zip(table["revision"].to_pylist(), table["changed_at"].to_pylist(), strict=True))
-
-
-LATER, LAST = NOON + timedelta(hours=1, microseconds=1), NOON + timedelta(hours=2)
-
-
-def test_revise_keeps_what_is_as_it_was(tmp_path: Path) -> None:
-    """Same rows keep revision and commit; changed ones, also from or to null, get one more; new ones begin at 1."""
-    first = revise(kpi_rows(), None, NOON)
-    assert commits(first) == [(1, NOON)] * 3 and first.schema.names == KPI_TABLE.schema.names
-    one = published(tmp_path / "1", first, run_row(1))
-    second = revise(kpi_rows(message_count=[0, 5, 2], avg_csat=[2.5, None, 1.0]), one, LATER)
-    assert commits(second) == [(1, NOON), (2, LATER), (2, LATER)]
-    two = published(tmp_path / "2", second, run_row(2))
-    third = revise(
-        kpi_rows(message_count=[0, 5, 2], avg_csat=[None, None, 1.0], is_complete=[True, True, False]), two, LAST
-    )
-    assert commits(third) == [(2, LAST), (2, LATER), (3, LAST)]
-    moved = revise(kpi_rows(account_id=["a", "a", None]), two, LAST)
-    assert commits(moved) == [(1, LAST), (3, LAST), (1, LAST)]
-
-
-def test_revise_goes_by_key_and_keeps_the_order(tmp_path: Path) -> None:
-    """Rows in another order, vanished rows and no rows at all."""
-    one = published(tmp_path / "1", revise(kpi_rows(), None, NOON), run_row())
-    order = pa.array([2, 0])
-    again = revise(kpi_rows(message_count=[9, 9, 2]).take(order), one, LATER)
-    assert again["account_id"].to_pylist() == ["b", None] and commits(again) == [(1, NOON), (2, LATER)]
-    assert revise(kpi_rows().slice(0, 0), one, LATER).num_rows == 0
-    none = published(tmp_path / "2", revise(kpi_rows().slice(0, 0), None, NOON), run_row())
-    write_table(KPI_TABLE.schema.empty_table(), none / "kpis" / "part-0.parquet", KPI_TABLE)
-    assert commits(revise(kpi_rows(), none, LATER)) == [(1, LATER)] * 3
-
-
-def test_revise_after_a_kpi_was_added(tmp_path: Path) -> None:
-    """A column that the previous result has not is null there: rows with a value in it are changed."""
-    older = replace(KPI_TABLE, columns=tuple(c for c in KPI_TABLE.columns if c.name != "csat_rate"))
-    before = revise(kpi_rows(), None, NOON).drop_columns(["csat_rate"])
-    write_table(before, tmp_path / "kpis" / "part-0.parquet", older)
-    assert commits(revise(kpi_rows(csat_rate=[None, 0.5, None]), tmp_path, LATER)) == [(1, NOON), (2, LATER), (1, NOON)]
-
-
-def test_runs_are_kept(tmp_path: Path) -> None:
-    """`runs` has one row per commit, the earlier ones as they were, and the views go by the latest."""
-    one, two, three = tmp_path / "1", tmp_path / "2", tmp_path / "3"
-    for number, (root, previous) in enumerate(((one, None), (two, one), (three, two)), 1):
-        root.mkdir()
-        as_of = AS_OF + timedelta(days=number)
-        runs = run_row(number, as_of, at=NOON + timedelta(hours=number))
-        facts = [f for f in facts_of(5) if f[1] <= AS_OF]
-        build(root, facts, "UTC", as_of, runs=runs, previous=previous)
-    with reading(three / "care.duckdb") as connection:
-        rows = rows_of(connection, "FROM runs ORDER BY commit_id")
-        assert [row["as_of"].day for row in rows] == [31, 1, 2]
-        assert [row["committed_at"].hour for row in rows] == [13, 14, 15]
-        latest = rows_of(connection, "SELECT DISTINCT window_start FROM kpis_latest_day")
-        assert latest == [{"window_start": datetime(2026, 4, 1, tzinfo=UTC)}]
-        revisions = rows_of(connection, "SELECT is_complete, grain, revision, count(*) AS n FROM kpis GROUP BY ALL")
-    # Nothing has happened since, but March became complete.
-    assert {(row["grain"], row["revision"]) for row in revisions if row["revision"] > 1} == {("month", 2)}
-
-
-def test_unreadable_previous_result_is_told(tmp_path: Path) -> None:
-    """A previous result that is damaged, gone or of another version is a sentence with the folder and what to do."""
-    with pytest.raises(UserError, match=r"kpis is not .*move the output folder away"):
-        revise(kpi_rows(), tmp_path / "gone", NOON)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "part-0.parquet").write_bytes(b"no Parquet")
-    with pytest.raises(UserError, match="runs is not"):
-        append_run(run_row(), tmp_path)
-    older = replace(RUNS, columns=tuple(c for c in RUNS.columns if c.name != "version"))
-    write_table(run_row().drop_columns(["version"]), tmp_path / "runs" / "part-0.parquet", older)
-    with pytest.raises(UserError, match="to be of this version"):
-        append_run(run_row(2), tmp_path)
 
 
 def test_odd_folder_and_leftovers(tmp_path: Path) -> None:

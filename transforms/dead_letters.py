@@ -41,3 +41,9 @@ def conflict_letters(events: pa.Table) -> pa.Table:
             "raw": pa.array(raw, pa.string()),
         }
     ).cast(DEAD_LETTERS.schema)
+
+
+def letters_by_reason(letters: pa.Table) -> dict[str, int]:
+    """Numbers of dead letters, under "dead letter <reason>"."""
+    counted = letters["reason"].value_counts().to_pylist()
+    return {f"dead letter {item['values']}": item["counts"] for item in counted}

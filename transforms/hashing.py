@@ -6,6 +6,8 @@ verifies on the real values.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -111,3 +113,14 @@ def conversation_key_hash(account: pa.Array, conversation: pa.Array, channel: pa
         return keyed
     unkeyed = combine_hashes(combine_hashes(accounts, hash_column(channel)), hash_column(customer))
     return np.where(np.asarray(conversation.is_valid()), keyed, unkeyed)
+
+
+def hash_conversation_keys(keys: list[str]) -> Hashes:
+    """The hash of each conversation key that is given as the column `conversation_key` tells it."""
+    parts = [json.loads(key) for key in keys]
+    account = pa.array([part[0] for part in parts], pa.string())
+    conversation = pa.array([part[1] if len(part) == 2 else None for part in parts], pa.string())
+    channel, customer = (
+        pa.array([part[place] if len(part) == 3 else None for part in parts], pa.string()) for place in (1, 2)
+    )
+    return conversation_key_hash(account, conversation, channel, customer)

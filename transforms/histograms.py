@@ -56,6 +56,11 @@ class Histogram:
         return Histogram(np.empty(0, np.int64), np.empty(0, np.int64))
 
     @staticmethod
+    def packed(place: Integers, bucket: Integers, counts: Integers) -> Histogram:
+        """Bins given by the place of their cell and their bucket, ascending, and their counts."""
+        return Histogram((place << _BUCKET_BITS) | bucket, counts)
+
+    @staticmethod
     def of(parts: Sequence[tuple[Integers, Integers]]) -> Histogram:
         """Counts values.
 

@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.calendars import GRAINS, make_grid
-from transforms.definitions import KPIS, STATISTICS, Kpi
+from transforms.definitions import KPIS, Kpi
 from transforms.histograms import bucket_middle, percentile_buckets
 from transforms.ordering import dense_codes
 from transforms.schema import TIMESTAMP
-from transforms.statistics import (
-    BASES,
-    HISTOGRAM_PLACES,
-    OPENED,
-    SUM_PLACES,
-    Integers,
-    Statistics,
-)
-from transforms.tables import COMMIT_COLUMNS, HISTOGRAM, KPI_STATISTICS, KPI_TABLE
+from transforms.statistics import BASES, OPENED, SUM_PLACES, Integers, Statistics
+from transforms.stored_statistics import add_stored, places_in, read_statistics, statistic_columns
+from transforms.tables import COMMIT_COLUMNS, KPI_STATISTICS, KPI_TABLE, MILLIONTHS
 
-_MILLIONTHS = {s.name for s in STATISTICS if s.kind in ("seconds", "score")}
+WINDOW_KEY = pa.schema([KPI_STATISTICS.schema.field(name).remove_metadata() for name in KPI_STATISTICS.key])
+"""The columns that name a row of `kpis` and of `kpi_statistics`."""
+
+StoredStatistics = Callable[[Mapping[str, list[int]]], pa.Table]
+"""Reads rows of kpi_statistics: by grain, the windows that begin at some instants (seconds since the epoch)."""
 
 
-def compute_kpis(statistics: Statistics, timezone: str, as_of: int) -> tuple[pa.Table, pa.Table, pa.Table]:
+def compute_kpis(
+    statistics: Statistics, timezone: str, as_of: int, stored: StoredStatistics | None = None
+) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Makes the rows of `kpis` and `kpi_statistics`, and the totals.
 
     Args:
       statistics: by slice, as pair_messages gives them, of all shards together.
       timezone: IANA zone of the windows.
       as_of: the moment up to which time has passed, microseconds since the epoch.
+      stored: reads what is stored already: `statistics` are differences from that, and only the windows in which they
+        lie are made.
 
     Returns:
       `kpis` without the commit's columns and the running sums, `kpi_statistics` (both sorted by window_start, then the
-      rest of the key), and the totals of compute_totals.
+      rest of the key), the totals of compute_totals (of the windows made), and, with `stored`, the keys of the windows
+      that were made or have become empty.
     """
     order = ["window_start", "grain", "basis", "account_id", "channel"]
+    grains = roll_up(statistics, timezone) if stored is None else _with_stored(statistics, timezone, stored)
     # While one grain is added up the values of the one before are computed.
     with ThreadPoolExecutor(2) as pool:
-        grains = []
-        for grain, windows, ends in roll_up(statistics, timezone):
-            grains.append(pool.submit(_tables_of_grain, grain, windows, ends, as_of))
+        tables, keys = [], [WINDOW_KEY.empty_table()]
+        for grain, windows, ends, made in grains:
+            tables.append(pool.submit(_tables_of_grain, grain, windows, ends, as_of))
+            if made is not None:
+                keys.append(_key_columns(grain, made))
         totals = compute_totals(windows)
-        kpis, parts = zip(*(tables.result() for tables in grains), strict=True)
+        kpis, parts = zip(*(both.result() for both in tables), strict=True)
         sorted_parts = pool.submit(_sorted, pa.concat_tables(parts), order)
-        return _sorted(pa.concat_tables(kpis), order), sorted_parts.result(), totals
+        return _sorted(pa.concat_tables(kpis), order), sorted_parts.result(), totals, pa.concat_tables(keys)
+
+
+def _with_stored(
+    changes: Statistics, timezone: str, stored: StoredStatistics
+) -> Iterator[tuple[str, Statistics, Integers, Statistics]]:
+    """As roll_up, of the windows in which changes lie, with what is stored in them; and the changes themselves."""
+    rolled = list(roll_up(changes, timezone))
+    rows = stored({grain: np.unique(made.unpack()[3]).tolist() for grain, made, _, _ in rolled})
+    for grain, made, ends, _ in rolled:
+        windows = add_stored(made, read_statistics(rows.filter(pc.equal(rows["grain"], grain))))
+        yield grain, windows, places_in(ends, made.unpack()[3], windows.unpack()[3]), made
 
 
 def _tables_of_grain(grain: str, windows: Statistics, ends: Integers, as_of: int) -> tuple[pa.Table, pa.Table]:
@@ -56,7 +74,7 @@ def _tables_of_grain(grain: str, windows: Statistics, ends: Integers, as_of: int
     index = _window_columns(grain, windows, ends)
     complete = pa.array(ends * 1_000_000 <= as_of)
     kpis = pa.table({**index, "is_complete": complete, **_values(windows)})
-    parts = pa.table({**index, **_parts(windows)})
+    parts = pa.table({**index, **statistic_columns(windows)}).select(KPI_STATISTICS.schema.names)
     names = [c.name for c in KPI_TABLE.columns if c not in COMMIT_COLUMNS]
     return kpis.select(names), parts.cast(KPI_STATISTICS.schema)
 
@@ -80,15 +98,15 @@ def compute_totals(months: Statistics) -> pa.Table:
     return pa.concat_tables([rows, total.filter(pa.array(every.unpack()[0] != OPENED))])
 
 
-def roll_up(statistics: Statistics, timezone: str) -> Iterator[tuple[str, Statistics, Integers]]:
+def roll_up(statistics: Statistics, timezone: str) -> Iterator[tuple[str, Statistics, Integers, None]]:
     """Rolls statistics by slice up to the windows of each grain.
 
     Yields:
-      The grain, its statistics by window (instant: window_start), and the window_end of each cell, in seconds.
+      The grain, its statistics by window (instant: window_start), the window_end of each cell, in seconds, and None.
     """
     if not len(statistics.cell):
         for grain in GRAINS:
-            yield grain, statistics, np.empty(0, np.int64)
+            yield grain, statistics, np.empty(0, np.int64), None
         return
     seconds = statistics.unpack()[3]
     grid = make_grid(timezone, int(seconds.min()) * 1_000_000, int(seconds.max()) * 1_000_000)
@@ -103,7 +121,13 @@ def roll_up(statistics: Statistics, timezone: str) -> Iterator[tuple[str, Statis
             days = windows
         start = windows.unpack()[3]
         ends = start + 3600 if grain == "hour" else grid.windows_of(grain, start)[1]
-        yield grain, windows, ends
+        yield grain, windows, ends, None
+
+
+def _key_columns(grain: str, windows: Statistics) -> pa.Table:
+    """The keys of the windows of each cell."""
+    columns = _window_columns(grain, windows, windows.unpack()[3])
+    return pa.table({name: columns[name] for name in WINDOW_KEY.names}).cast(WINDOW_KEY)
 
 
 def _window_columns(grain: str, windows: Statistics, ends: Integers) -> dict[str, pa.Array]:
@@ -145,7 +169,7 @@ def _value(kpi: Kpi, windows: Statistics, is_opened: npt.NDArray[np.bool_]) -> p
     below = windows.sums[SUM_PLACES[kpi.denominator]]
     if kpi.kind == "change":
         return pa.array(above - below, mask=is_opened)
-    total = above / 1e6 if kpi.numerator in _MILLIONTHS else above.astype(np.float64)
+    total = above / 1e6 if kpi.numerator in MILLIONTHS else above.astype(np.float64)
     return pa.array(total / np.maximum(below, 1), mask=below == 0)
 
 
@@ -165,24 +189,6 @@ def percentiles(windows: Statistics, histogram: str, percents: list[int]) -> dic
         percent: pa.array(bucket_middle(np.maximum(buckets, 0)) / 1e6, mask=buckets < 0)
         for percent, buckets in found.items()
     }
-
-
-def _parts(windows: Statistics) -> dict[str, pa.Array]:
-    """The statistics of each cell as columns; sums in seconds, histograms as lists of (bucket, count)."""
-    out: dict[str, pa.Array] = {}
-    for statistic in STATISTICS:
-        if statistic.name in HISTOGRAM_PLACES:
-            histogram = windows.histogram(statistic.name)
-            offsets = np.searchsorted(histogram.place, np.arange(len(windows.cell) + 1)).astype(np.int32)
-            entries = pa.StructArray.from_arrays(
-                [pa.array(histogram.bucket.astype(np.int16)), pa.array(histogram.counts.astype(np.int32))],
-                fields=list(HISTOGRAM.value_type),
-            )
-            out[statistic.name] = pa.ListArray.from_arrays(pa.array(offsets), entries, type=HISTOGRAM)
-        else:
-            sums = windows.sums[SUM_PLACES[statistic.name]]
-            out[statistic.name] = pa.array(sums / 1e6 if statistic.name in _MILLIONTHS else sums)
-    return out
 
 
 def _sorted(table: pa.Table, names: list[str]) -> pa.Table:

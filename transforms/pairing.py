@@ -11,6 +11,7 @@ import pyarrow as pa
 from transforms.assembly import conversation_table, turn_table
 from transforms.calendars import make_grid
 from transforms.facts import gather_facts
+from transforms.hashing import Hashes
 from transforms.life_cycle import follow_life_cycles
 from transforms.moments import count_statistics
 from transforms.ordering import OrderedEvents, one_chunk
@@ -21,6 +22,27 @@ from transforms.statistics import Statistics
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import find_turns
 from transforms.vectors import Codes, EventVectors, Rows
+from transforms.wakes import WAKE, Wakes, find_wakes
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What is kept of a shard for the events to come.
+
+    Attributes:
+      conversation_hash: hash of the conversation key of each row of `conversations`.
+      turn_hash: the same of each row of `turns`.
+      wakes: when its conversations have to be looked at again.
+    """
+
+    conversation_hash: Hashes
+    turn_hash: Hashes
+    wakes: Wakes
+
+    @staticmethod
+    def nothing() -> Growth:
+        """Of a shard without any conversation."""
+        return Growth(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, WAKE))
 
 
 @dataclass(frozen=True)
@@ -32,15 +54,19 @@ class PairedShard:
       turns: rows of `turns`, in the order of their conversations.
       statistics: the additive statistics, by slice.
       stray_event_count: events that belong to no conversation.
+      growth: what a result that grows needs besides; None unless asked for.
     """
 
     conversations: pa.Table
     turns: pa.Table
     statistics: Statistics
     stray_event_count: int
+    growth: Growth | None = None
 
 
-def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, as_of: int) -> PairedShard:
+def pair_messages(
+    events: pa.Table, ordered: OrderedEvents, settings: Settings, as_of: int, grows: bool = False
+) -> PairedShard:
     """Pairs messages and replies into conversations and turns.
 
     Args:
@@ -48,6 +74,7 @@ def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, 
       ordered: their order, without copies.
       settings: of the run.
       as_of: the moment up to which time has passed, microseconds since the epoch; not before any event.
+      grows: more events may come; `events` has key_hash then.
 
     Returns:
       The shard's part of every table.
@@ -60,9 +87,8 @@ def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, 
     if stray_count:
         ev, group = ev.only(~stray), group[~stray]
     if not len(ev):
-        return PairedShard(
-            CONVERSATIONS.schema.empty_table(), TURNS.schema.empty_table(), Statistics.zero(), stray_count
-        )
+        nothing = (CONVERSATIONS.schema.empty_table(), TURNS.schema.empty_table(), Statistics.zero())
+        return PairedShard(*nothing, stray_count, Growth.nothing() if grows else None)
     begin = np.flatnonzero(np.diff(group, prepend=np.int32(-1)))
     conversation: Codes = np.cumsum(np.diff(group, prepend=group[:1]) != 0, dtype=np.int32)
     first_message = _first_messages(ev, conversation, len(begin))
@@ -82,7 +108,15 @@ def pair_messages(events: pa.Table, ordered: OrderedEvents, settings: Settings, 
         [None, *_dictionary(events, "account_id")],
         _dictionary(events, "channel"),
     )
-    return PairedShard(conversations, turn_table(events, ev, conversations, row_of, turns), statistics, stray_count)
+    turn_rows = turn_table(events, ev, conversations, row_of, turns)
+    growth = None
+    if grows:
+        key_hash = np.asarray(one_chunk(events["key_hash"]))[ev.row[begin]]
+        by_row = np.empty_like(key_hash)
+        by_row[row_of] = key_hash
+        turn_hash = np.repeat(by_row, np.asarray(conversations["turn_count"]))
+        growth = Growth(by_row, turn_hash, find_wakes(ev, key_hash, cycles, facts, as_of))
+    return PairedShard(conversations, turn_rows, statistics, stray_count, growth)
 
 
 def _stray_events(ev: EventVectors, group: Codes) -> npt.NDArray[np.bool_]:

@@ -117,6 +117,8 @@ def _gap_starts(ev: EventVectors, late: Rows, silent: Mask) -> Rows:
     if not len(late):
         return late
     turns = np.flatnonzero(ev.ends_or_holds_turn)
+    if not len(turns):
+        return late
     place = np.searchsorted(turns, late) - 1
     last_message = turns[np.maximum(place, 0)]
     waiting = (place >= 0) & (last_message >= begin) & ev.is_message[last_message]

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from transforms.hashing import conversation_key_hash, hash_column
 from transforms.schema import PARSED_EVENTS
+from transforms.shards import shard_of
 
 _PLAIN = ("conversation_id", "customer_id")
 
@@ -39,6 +40,10 @@ class ShardFile:
     batch: int
 
 
+NO_ROWS = ShardFile("", 0)
+"""Stands for a shard that may have no rows at all."""
+
+
 def split_by_key(events: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
     """Splits events by their conversation key; all events of a key are in the same shard.
 
@@ -57,8 +62,7 @@ def split_by_key(events: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
         column["account_id"], column["conversation_id"], column["channel"], column["customer_id"]
     )
     columns = {**column, "key_hash": pa.array(key_hash), "event_hash": pa.array(hash_column(column["event_id"]))}
-    shard = ((key_hash & np.uint64(0xFFFFFFFF)) * np.uint64(shards)) >> np.uint64(32)
-    narrow = shard.astype(np.uint8 if shards <= 256 else np.uint16)
+    narrow = shard_of(key_hash, shards)
     sizes = np.bincount(narrow, minlength=shards)
     if shards > 1:
         order = pa.array(np.argsort(narrow, kind="stable"))
@@ -107,8 +111,10 @@ def read_shard(files: Iterable[ShardFile], columns: Sequence[str]) -> pa.Table:
     Returns:
       The columns; dictionary columns share one dictionary.
     """
-    tables = []
+    tables = [SHUFFLED_EVENTS.empty_table().select(columns)]
     for file in files:
+        if file == NO_ROWS:
+            continue
         with pa.memory_map(file.path) as source:
             batch = pa.ipc.open_file(source).get_batch(file.batch)
             tables.append(pa.Table.from_batches([batch]).select(columns))

@@ -89,6 +89,17 @@ class Statistics:
         """The histogram of this name."""
         return self.histograms[HISTOGRAM_PLACES[name]]
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Statistics:
+        """The cells that are marked."""
+        place = np.where(kept, np.cumsum(kept) - 1, -1)
+        histograms = []
+        for histogram in self.histograms:
+            some = kept[histogram.place]
+            histograms.append(
+                Histogram.packed(place[histogram.place[some]], histogram.bucket[some], histogram.counts[some])
+            )
+        return replace(self, cell=self.cell[kept], sums=self.sums[:, kept], histograms=tuple(histograms))
+
     def moved_to(self, seconds: Integers) -> Statistics:
         """The same statistics with other instants; cells that become equal are added up."""
         basis, account, channel, _ = self.unpack()

@@ -69,7 +69,7 @@ CONVERSATIONS = Table(
         Column("reply_count", COUNT, "Human replies.", False),
         Column("bot_reply_count", COUNT, "Bot replies that are not automated.", False),
         Column("automated_reply_count", COUNT, "Automated replies.", False),
-        Column("turn_count", COUNT, "Customer turns.", False),
+        Column("turn_count", COUNT, "Customer turns in the result.", False),
         Column("reopen_count", COUNT, "Confirmed reopenings.", False),
         Column("transfer_count", COUNT, "Changes of the assigned agent or team.", False),
         Column("escalation_count", COUNT, "`escalated` events.", False),
@@ -135,16 +135,33 @@ HISTOGRAM = pa.list_(
 
 STATISTIC_TYPES = {"count": COUNT, "seconds": SECONDS, "score": SECONDS, "histogram": HISTOGRAM}
 
+MILLIONTHS = {
+    s.name: s.name.removesuffix("_seconds") + "_millionths" for s in STATISTICS if s.kind in ("seconds", "score")
+}
+"""Sums of seconds or scores, and the column that holds them exactly."""
+
 KPI_STATISTICS = Table(
     "kpi_statistics",
     "One row per basis, grain, window, account and channel in which anything fell: the additive parts of the KPIs.",
     ("basis", "grain", "window_start", "account_id", "channel"),
-    WINDOW + tuple(Column(s.name, STATISTIC_TYPES[s.kind], s.sentence, False) for s in STATISTICS),
+    (
+        *WINDOW,
+        *(Column(s.name, STATISTIC_TYPES[s.kind], s.sentence, False) for s in STATISTICS),
+        *(
+            Column(MILLIONTHS[s.name], COUNT, f"{s.name} in whole millionths, exact: what is added up.", False)
+            for s in STATISTICS
+            if s.name in MILLIONTHS
+        ),
+    ),
 )
 
 COMMIT_COLUMNS = (
     Column("revision", COUNT, "How many commits have changed this row, the first one included.", False),
     Column("changed_at", TIMESTAMP, "The commit that last changed this row.", False),
+)
+
+_STORED_KPIS = tuple(
+    Column(k.name, COUNT if k.kind in ("count", "change") else SECONDS, k.sentence) for k in KPIS if k.kind != "running"
 )
 
 KPI_TABLE = Table(
@@ -154,15 +171,26 @@ KPI_TABLE = Table(
     (
         *WINDOW,
         Column("is_complete", FLAG, "as_of has reached window_end.", False),
-        *(
-            Column(k.name, COUNT if k.kind in ("count", "change") else SECONDS, k.sentence)
-            for k in KPIS
-            if k.kind != "running"
-        ),
+        *_STORED_KPIS,
         *COMMIT_COLUMNS,
     ),
 )
 """As stored; the running sums backlog_count and waiting_count are made from the changes on reading."""
+
+KPI_CHANGES = Table(
+    "kpi_changes",
+    "One row per commit and row of `kpis` that it replaced or took away, as that row was before.",
+    ("commit_id", *KPI_TABLE.key),
+    (
+        Column("commit_id", COUNT, "The commit that replaced the row, or took it away.", False),
+        Column("replaced_at", TIMESTAMP, "When that commit was made.", False),
+        *WINDOW,
+        *_STORED_KPIS,
+        Column("revision", COUNT, "How many commits had changed the row until then, the first one included.", False),
+        Column("changed_at", TIMESTAMP, "The commit that had made the row what it was.", False),
+    ),
+)
+"""Without is_complete: that a window becomes complete is no change of what it says."""
 
 KPI_DEFINITIONS = Table(
     "kpi_definitions",
@@ -215,25 +243,45 @@ RUNS = Table(
     (
         Column("commit_id", COUNT, "Number of the commit, from 1.", False),
         Column("committed_at", TIMESTAMP, "When it was made.", False),
-        Column("kind", TEXT, "batch.", False),
+        Column("kind", TEXT, "batch: made of all its inputs; append: added to the result before.", False),
         Column(
             "as_of", TIMESTAMP, "The moment up to which time is taken to have passed; null where there is no event."
         ),
         Column("timezone", TEXT, "IANA zone in which the windows are cut.", False),
-        Column("rows_read_count", COUNT, "Input rows.", False),
-        Column("events_kept_count", COUNT, "Rows kept as events.", False),
+        Column("rows_read_count", COUNT, "Input rows of this commit.", False),
+        Column(
+            "events_kept_count",
+            COUNT,
+            "Rows kept as events; of an append the difference that it makes, here and in the next four.",
+            False,
+        ),
         Column("dead_letter_count", COUNT, "Rows that could not be used.", False),
         Column("exact_duplicate_count", COUNT, "Rows that repeated an event word for word.", False),
         Column("late_event_count", COUNT, "Rows that came too late (streams only).", False),
         Column("stray_event_count", COUNT, "Events kept that belong to no conversation.", False),
-        Column("conversation_count", COUNT, "Conversations.", False),
+        Column("conversation_count", COUNT, "Conversations in the result.", False),
         Column("turn_count", COUNT, "Customer turns.", False),
         Column("dead_letters_by_reason", TEXT, "JSON object: dead letters by reason.", False),
-        Column("inputs", TEXT, "JSON array of what was read: name, bytes, rows.", False),
+        Column(
+            "inputs",
+            TEXT,
+            "JSON array of what was read: name, bytes, rows; for a result that grows SHA-256 too.",
+            False,
+        ),
         Column("settings", TEXT, "JSON object of the settings in force.", False),
         Column("duration_seconds", SECONDS, "From the start of the run to the commit.", False),
         Column("version", TEXT, "Version of this package.", False),
     ),
 )
 
-TABLES = (CONVERSATIONS, TURNS, KPI_TABLE, KPI_STATISTICS, KPI_DEFINITIONS, DEAD_LETTERS, LATE_EVENTS, RUNS)
+TABLES = (
+    CONVERSATIONS,
+    TURNS,
+    KPI_TABLE,
+    KPI_CHANGES,
+    KPI_STATISTICS,
+    KPI_DEFINITIONS,
+    DEAD_LETTERS,
+    LATE_EVENTS,
+    RUNS,
+)

@@ -109,7 +109,12 @@ SELECT
     needs_reply_message_count, responded_message_count, answered_message_count,
     resolvable_count, resolvable_resolved_count,
     rating_count, sum_csat / 1e6 AS sum_csat, satisfied_count,
-    backlog_in_count, backlog_out_count, waiting_in_count, waiting_out_count
+    backlog_in_count, backlog_out_count, waiting_in_count, waiting_out_count,
+    sum_first_response_seconds AS sum_first_response_millionths, sum_first_reply_seconds AS sum_first_reply_millionths,
+    sum_reply_seconds AS sum_reply_millionths, sum_answer_seconds AS sum_answer_millionths,
+    sum_handle_seconds AS sum_handle_millionths, sum_engaged_seconds AS sum_engaged_millionths,
+    sum_hold_seconds AS sum_hold_millionths, sum_resolution_seconds AS sum_resolution_millionths,
+    sum_csat AS sum_csat_millionths
 FROM cells;
 
 CREATE MACRO middle(bucket) AS (

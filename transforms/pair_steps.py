@@ -1,0 +1,263 @@
+"""Pairing as a Beam transform: of a whole result, and of what new rows change in one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import AsSingleton, TaggedOutput
+
+from transforms import metrics
+from transforms.batches import ThreadedFn
+from transforms.before import Before
+from transforms.changes import changed_rows
+from transforms.hashing import Hashes
+from transforms.open_rows import rows_of_keys, without_sources, write_rows
+from transforms.paired_rows import PairedRows, pair_rows
+from transforms.repeat_steps import FindRepeatContacts
+from transforms.settings import Settings
+from transforms.shards import shard_of
+from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard
+from transforms.statistics import Statistics, add_statistics
+from transforms.steps import COUNTS, DEAD_LETTERS, LATEST
+from transforms.tables import CONVERSATIONS
+from transforms.tables import TURNS as TURNS_TABLE
+
+TURNS, STATISTICS, WAKES, CHANGES = "turns", "statistics", "wakes", "changes"
+WAS_CONVERSATIONS, WAS_TURNS, WAS_LETTERS, WAS_LATEST = "was_conversations", "was_turns", "was_letters", "was_latest"
+_OUTPUTS = (
+    *(TURNS, STATISTICS, COUNTS, DEAD_LETTERS, LATEST, WAKES),
+    *(WAS_CONVERSATIONS, WAS_TURNS, WAS_LETTERS, WAS_LATEST),
+)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How a result is made that later rows are to be added to.
+
+    Attributes:
+      keep: folder for the open rows of this cycle.
+      shards: number of shards.
+      before: the result that it begins with; None: it is the first.
+    """
+
+    keep: Path
+    shards: int
+    before: Before | None = None
+
+
+@dataclass(frozen=True)
+class TableChange:
+    """What a shard changes in a table; key_hash, of the conversation key, stands beside its columns.
+
+    Attributes:
+      table: name of the table.
+      removed: rows that go, as they were.
+      added: rows that come.
+    """
+
+    table: str
+    removed: pa.Table
+    added: pa.Table
+
+
+class PairMessages(beam.PTransform):
+    """(shard, files) -> (shard, conversations) (main), TURNS, STATISTICS, COUNTS, DEAD_LETTERS and LATEST.
+
+    Exists to decide which message is answered by which reply, once, for every number that is made of it. Orders the
+    events of each shard and drops the copies first. LATEST is the latest occurred_at of the events kept; STATISTICS are
+    names of files of them, or statistics.
+
+    With a result before, only the keys in which something may have changed are paired, as they were and as they are:
+    COUNTS and STATISTICS are differences, and instead of conversations and turns there are CHANGES (TableChange).
+    WAS_LETTERS and WAS_LATEST tell of the same keys as they were. WAKES (while growing) are (keys looked at, wakes).
+    """
+
+    def __init__(
+        self, settings: Settings, as_of: beam.PCollection, folder: Path, growing: Growing | None = None
+    ) -> None:
+        """Takes the settings, as_of (a PCollection of one value or None), a folder for files, and how it grows."""
+        super().__init__()
+        self._settings, self._as_of, self._folder, self._growing = settings, as_of, str(folder), growing
+
+    def expand(self, shards: beam.PCollection) -> Any:
+        """Applies the step."""
+        settings, growing = self._settings, self._growing
+        before = growing.before if growing else None
+        side = self._as_of | "Alone" >> beam.Map(lambda as_of: (as_of, _NO_KEYS))
+        if before is not None and settings.repeat_contact is not None:
+            # A customer's other conversations decide too: their keys are looked at beside those of the new rows.
+            assert growing is not None
+            customers = shards | "Customers" >> beam.Map(_customers, growing, AsSingleton(self._as_of))
+            others = (
+                customers | "OfAll" >> beam.CombineGlobally(_distinct) | "Keys" >> beam.Map(before.keys_of_customers)
+            )
+            side = self._as_of | "Together" >> beam.Map(lambda as_of, keys: (as_of, keys), AsSingleton(others))
+        pair = beam.ParDo(_PairFn(settings, self._folder, growing), AsSingleton(side))
+        paired = shards | "Pair" >> pair.with_outputs(*_OUTPUTS, main="conversations")
+        out = {name: paired[name] for name in ("conversations", *_OUTPUTS)}
+        if settings.repeat_contact is not None:
+            out["conversations"], taken = paired.conversations | "RepeatContacts" >> FindRepeatContacts(settings)
+            statistics = [paired[STATISTICS], taken]
+            if before is not None:
+                was, taken = paired[WAS_CONVERSATIONS] | "WasRepeatContacts" >> FindRepeatContacts(settings)
+                out[WAS_CONVERSATIONS] = was
+                statistics.append(taken | "GiveBack" >> beam.Map(lambda part: -part))
+            out[STATISTICS] = tuple(statistics) | "TakeBack" >> beam.Flatten()
+        if before is not None:
+            both = [
+                _typed(out[was], f"Was{spec.name}", out[now], f"Now{spec.name}")
+                | f"Beside{spec.name}" >> beam.CoGroupByKey()
+                | f"Compare{spec.name}" >> beam.Map(_compare, spec.name, spec.key)
+                for spec, was, now in (
+                    (CONVERSATIONS, WAS_CONVERSATIONS, "conversations"),
+                    (TURNS_TABLE, WAS_TURNS, TURNS),
+                )
+            ]
+            out[CHANGES] = tuple(both) | "Changes" >> beam.Flatten()
+        return out
+
+
+_NO_KEYS: Hashes = np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """What became of a shard (its statistics in a file), and what the keys looked at were before."""
+
+    shard: int
+    now: PairedRows
+    was: PairedRows | None
+    looked_at: Hashes
+    statistics: str
+    seconds: float
+
+
+class _PairFn(ThreadedFn):
+    def __init__(self, settings: Settings, folder: str, growing: Growing | None) -> None:
+        super().__init__()
+        self._settings, self._folder, self._growing = settings, folder, growing
+
+    def work(self, element: tuple[int, Iterable[ShardFile]], side: tuple[int | None, Hashes]) -> _Paired:
+        started = time.monotonic()
+        shard, parts = element
+        as_of, also = side[0] or 0, side[1]
+        rows = read_shard(sorted(parts, key=lambda part: part.path), SHUFFLED_EVENTS.names)
+        was, looked_at = None, _NO_KEYS
+        if self._growing is not None:
+            if rows.num_rows:
+                write_rows(rows, self._growing.keep / f"{shard:05}-{uuid.uuid4().hex[:8]}.arrow")
+            if self._growing.before is not None:
+                before = self._growing.before
+                old, looked_at = _old_rows(self._growing, shard, rows, as_of, also)
+                was = pair_rows(old, self._settings, before.as_of or 0, grows=True)
+                rows = _together([without_sources(old, before.replaced), rows])
+        now = pair_rows(rows, self._settings, as_of, self._growing is not None)
+        statistics = now.paired.statistics
+        if was is not None:
+            statistics = add_statistics([statistics, -was.paired.statistics])
+            was = _without_statistics(was)
+        path = f"{self._folder}/statistics-{shard:05}"
+        statistics.save(path)
+        return _Paired(shard, _without_statistics(now), was, looked_at, path, time.monotonic() - started)
+
+    def emit(self, result: _Paired) -> Iterator[Any]:
+        now, was, shard = result.now, result.was, result.shard
+        metrics.count(
+            "PairMessages",
+            rows_in=now.kept,
+            rows_out=now.paired.conversations.num_rows,
+            dead_letters=now.letters.num_rows,
+        )
+        metrics.observe_millis("PairMessages", result.seconds)
+        counts = now.counts()
+        if was is not None:
+            counts.subtract(was.counts())
+        yield TaggedOutput(COUNTS, counts)
+        if now.letters.num_rows:
+            yield TaggedOutput(DEAD_LETTERS, now.letters)
+        if now.latest is not None:
+            yield TaggedOutput(LATEST, now.latest)
+        yield TaggedOutput(STATISTICS, result.statistics)
+        if self._growing is not None:
+            assert now.paired.growth is not None
+            yield TaggedOutput(WAKES, (result.looked_at, now.paired.growth.wakes))
+        if was is None:
+            yield TaggedOutput(TURNS, (shard, now.paired.turns))
+            yield shard, now.paired.conversations
+            return
+        if was.letters.num_rows:
+            yield TaggedOutput(WAS_LETTERS, was.letters)
+        if was.latest is not None:
+            yield TaggedOutput(WAS_LATEST, was.latest)
+        for rows, tag_of_conversations, tag_of_turns in ((was, WAS_CONVERSATIONS, WAS_TURNS), (now, None, TURNS)):
+            growth = rows.paired.growth
+            assert growth is not None
+            turns = rows.paired.turns.append_column("key_hash", pa.array(growth.turn_hash))
+            conversations = rows.paired.conversations.append_column("key_hash", pa.array(growth.conversation_hash))
+            yield TaggedOutput(tag_of_turns, (shard, turns))
+            if tag_of_conversations is None:
+                yield shard, conversations
+            else:
+                yield TaggedOutput(tag_of_conversations, (shard, conversations))
+
+
+def _old_rows(growing: Growing, shard: int, new: pa.Table, as_of: int, also: Hashes) -> tuple[pa.Table, Hashes]:
+    """The rows before of the keys of a shard in which anything may change, and the hashes of those keys."""
+    before = growing.before
+    assert before is not None
+    own = new["key_hash"].to_numpy()
+    keys = before.keys_to_look_at(own, shard, growing.shards, as_of)
+    if len(also):
+        keys = np.unique(np.concatenate([keys, also[shard_of(also, growing.shards) == shard]]))
+    return rows_of_keys(before.rows, keys), keys
+
+
+def _together(parts: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+
+def _without_statistics(rows: PairedRows) -> PairedRows:
+    return replace(rows, paired=replace(rows.paired, statistics=Statistics.zero()))
+
+
+def _customers(element: tuple[int, Iterable[ShardFile]], growing: Growing, as_of: int | None) -> pa.Table:
+    """The customers (account_id, customer_id) of the keys of a shard in which anything may change."""
+    shard, parts = element
+    rows = read_shard(list(parts), SHUFFLED_EVENTS.names)
+    old, _ = _old_rows(growing, shard, rows, as_of or 0, _NO_KEYS)
+    return _distinct([_together([old, rows])])
+
+
+def _distinct(tables: Iterable[pa.Table]) -> pa.Table:
+    """The distinct customers of some tables with account_id and customer_id."""
+    names = ["account_id", "customer_id"]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    parts = [table.select(names).cast(schema) for table in tables]
+    return pa.concat_tables([schema.empty_table(), *parts]).group_by(names).aggregate([]).combine_chunks()
+
+
+def _typed(was: beam.PCollection, was_label: str, now: beam.PCollection, now_label: str) -> dict[str, Any]:
+    """Both sides, typed so that Beam uses the coder of tables."""
+    return {
+        "was": was | was_label >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table]),
+        "now": now | now_label >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table]),
+    }
+
+
+def _as_it_is(element: Any) -> Any:
+    return element
+
+
+def _compare(element: tuple[int, dict[str, Iterable[pa.Table]]], name: str, key: tuple[str, ...]) -> TableChange:
+    """What changed in the rows of a shard."""
+    ((was,), (now,)) = (tuple(element[1][side]) for side in ("was", "now"))
+    removed, added = changed_rows(was, now, key)
+    return TableChange(name, was.take(pa.array(removed)), now.take(pa.array(added)))

@@ -1,0 +1,62 @@
+"""From the rows of a shard, as they came, to what is paired of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from transforms.dead_letters import conflict_letters, letters_by_reason
+from transforms.ordering import order_events
+from transforms.pairing import PairedShard, pair_messages
+from transforms.settings import Settings
+
+
+@dataclass(frozen=True)
+class PairedRows:
+    """What became of the rows of a shard.
+
+    Attributes:
+      paired: conversations, turns and statistics.
+      kept: number of events kept.
+      exact_duplicate_count: rows that repeat an event.
+      latest: latest occurred_at of the events kept, microseconds; None where there is none.
+      letters: the conflicting duplicates.
+    """
+
+    paired: PairedShard
+    kept: int
+    exact_duplicate_count: int
+    latest: int | None
+    letters: pa.Table
+
+    def counts(self) -> Counter[str]:
+        """Numbers of rows by name."""
+        counts = {
+            "events_kept": self.kept,
+            "exact_duplicates": self.exact_duplicate_count,
+            "stray_events": self.paired.stray_event_count,
+            "conversations": self.paired.conversations.num_rows,
+            "turns": self.paired.turns.num_rows,
+        }
+        return Counter(counts | letters_by_reason(self.letters))
+
+
+def pair_rows(shuffled: pa.Table, settings: Settings, as_of: int, grows: bool = False) -> PairedRows:
+    """Orders the rows of a shard, drops the copies and pairs what is left.
+
+    Args:
+      shuffled: schema SHUFFLED_EVENTS; all rows of every key that occurs.
+      settings: of the run.
+      as_of: the moment up to which time has passed, microseconds.
+      grows: more events may come.
+    """
+    # (Where rows came from is wanted of the conflicting ones only.)
+    events = shuffled.drop_columns(["source", "source_partition", "source_row"]).combine_chunks()
+    ordered = order_events(events, *(events[name].to_numpy() for name in ("key_hash", "event_hash")))
+    at = events["occurred_at"].cast(pa.int64()).to_numpy()[ordered.rows]
+    letters = conflict_letters(shuffled.take(pa.array(ordered.conflicts)))
+    paired = pair_messages(events, ordered, settings, as_of, grows)
+    latest = int(at.max()) if len(at) else None
+    return PairedRows(paired, len(at), ordered.exact_duplicate_count, latest, letters)
