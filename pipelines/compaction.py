@@ -80,13 +80,12 @@ def _cut_months(snapshot: Snapshot, spec: Table) -> set[str]:
     Returns:
       The files that are replaced.
     """
-    assert snapshot.previous is not None
     by_month: dict[str, list[str]] = {}
     for name in snapshot.previous_files(spec.name):
         by_month.setdefault(str(PurePosixPath(name).parent), []).append(name)
     replaced = set()
     for folder, names in by_month.items():
-        sizes = {name: pq.read_metadata(snapshot.previous / name).num_rows for name in names}
+        sizes = {name: pq.read_metadata(snapshot.previous_file(name)).num_rows for name in names}
         parts = max(parts_of(name) or 1 for name in names)
         times = 1
         while max(sizes.values()) > 2 * ROWS_A_FILE * times:
@@ -95,7 +94,7 @@ def _cut_months(snapshot: Snapshot, spec: Table) -> set[str]:
             continue
         for name in names:
             # A part of n is the parts k and k + 1 of 2 n: each file is cut on its own.
-            for part, rows in _cut(snapshot.previous / name, spec, parts * times):
+            for part, rows in _cut(snapshot.previous_file(name), spec, parts * times):
                 path = snapshot.path / folder / f"part-{part_name(part, parts * times)}.parquet"
                 write_table(rows, path, spec, ("started_at",))
             replaced.add(name)
@@ -112,11 +111,10 @@ def _cut(file: Path, spec: Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
 
 def _merge_letters(snapshot: Snapshot) -> set[str]:
     """Puts the dead letters of all commits into one file."""
-    assert snapshot.previous is not None
     names = snapshot.previous_files(DEAD_LETTERS.name)
     if len(names) < 2:
         return set()
-    parts = [pq.read_table(snapshot.previous / name, partitioning=None) for name in names]
+    parts = [pq.read_table(snapshot.previous_file(name), partitioning=None) for name in names]
     letters = pa.concat_tables([part.select(DEAD_LETTERS.schema.names).cast(DEAD_LETTERS.schema) for part in parts])
     order = [(name, "ascending") for name in DEAD_LETTERS.key]
     write_table(letters.sort_by(order), snapshot.path / DEAD_LETTERS.name / "part-0.parquet", DEAD_LETTERS)
@@ -125,9 +123,8 @@ def _merge_letters(snapshot: Snapshot) -> set[str]:
 
 def _merge_rows(snapshot: Snapshot) -> set[str]:
     """Cuts the open rows into files of equal ranges of hashes, however many files they were in."""
-    assert snapshot.previous is not None
     names = snapshot.previous_files(_ROWS_FOLDER)
-    files = [snapshot.previous / name for name in names]
+    files = [snapshot.previous_file(name) for name in names]
     wanted = max(1, -(-sum(map(count_rows, files)) // ROWS_A_SHARD))
     if len(files) <= wanted:
         return set()

@@ -15,14 +15,12 @@ import pyarrow as pa
 
 from pipelines.settings import settings_record
 from pipelines.sources.files import InputFile, open_stored
+from sinks.output_folder import STATE
 from sinks.stored import conversation_keys_of, stored_statistics
 from transforms.before import Before
 from transforms.errors import UserError
 from transforms.hashing import hash_conversation_keys
 from transforms.settings import Settings
-
-STATE = "_state"
-"""Folder of a snapshot for what only the next cycle reads."""
 
 STATE_FILE = "state.json"
 ROWS_FOLDER = "rows"

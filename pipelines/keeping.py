@@ -36,7 +36,7 @@ def keep_state(snapshot: Snapshot, work: Path, cycle: Cycle, counts: Counts, as_
     replaced = {taken.source for taken in plan.replaced}
     for name in snapshot.previous_files(f"{STATE}/{ROWS_FOLDER}") if cycle.before is not None else ():
         if replaced:
-            merge_rows([cycle_path(snapshot, name)], _new_file(folder), dropped=replaced)
+            merge_rows([snapshot.previous_file(name)], _new_file(folder), dropped=replaced)
         else:
             snapshot.link(name)
     sizes = _put_small_files_together(folder)
@@ -54,12 +54,6 @@ def keep_state(snapshot: Snapshot, work: Path, cycle: Cycle, counts: Counts, as_
     )
     state.save(snapshot.path)
     return state
-
-
-def cycle_path(snapshot: Snapshot, name: str) -> Path:
-    """A file of the result before."""
-    assert snapshot.previous is not None
-    return snapshot.previous / name
 
 
 def _new_file(folder: Path) -> Path:

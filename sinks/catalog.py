@@ -56,7 +56,7 @@ def _statements() -> list[str]:
     out = []
     for macro in MACROS:
         out.append(f"CREATE MACRO {macro.name}{macro.signature}")
-        out.append(f"COMMENT ON {macro.kind} {macro.name} IS {_text(macro.sentence)}")
+        out.append(f"COMMENT ON {macro.kind} {macro.name} IS {sql_text(macro.sentence)}")
     for view in VIEWS:
         out.append(f"CREATE VIEW {view.name} AS {view.query}")
         out += _comments("VIEW", view.name, view.sentence, view.columns)
@@ -66,8 +66,8 @@ def _statements() -> list[str]:
 def _comments(kind: str, name: str, sentence: str, columns: tuple[Column, ...]) -> list[str]:
     """SQL that puts the sentences of a TABLE or VIEW and of its columns where a reader finds them."""
     return [
-        f"COMMENT ON {kind} {name} IS {_text(sentence)}",
-        *(f"COMMENT ON COLUMN {name}.{column.name} IS {_text(column.description)}" for column in columns),
+        f"COMMENT ON {kind} {name} IS {sql_text(sentence)}",
+        *(f"COMMENT ON COLUMN {name}.{column.name} IS {sql_text(column.description)}" for column in columns),
     ]
 
 
@@ -76,6 +76,6 @@ def _type(kind: pa.DataType) -> str:
     return _TYPES.get(kind) or "STRUCT(bucket SMALLINT, count INTEGER)[]"
 
 
-def _text(value: str) -> str:
+def sql_text(value: str) -> str:
     """A SQL text literal."""
     return "'" + value.replace("'", "''") + "'"

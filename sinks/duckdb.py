@@ -11,9 +11,10 @@ from types import TracebackType
 import duckdb
 import pyarrow as pa
 
-from sinks.catalog import define
+from sinks.catalog import define, sql_text
 from sinks.filling import fill_windows, load, said_clearly
 from sinks.history import append_run, keep_changes, revise
+from sinks.manifest import require_intact
 from sinks.parquet import MONTHS, conform, write_partitioned, write_table
 from sinks.publish import WAREHOUSE
 from sinks.views import WINDOWS
@@ -31,6 +32,9 @@ from transforms.tables import (
     TURNS,
     Table,
 )
+
+ROW_GROUP_ROWS = 61_440
+"""Half of DuckDB's own: row groups are packed side by side, also those of tables that have but a few."""
 
 MEMORY_LIMIT = "1500MB"
 """What DuckDB may hold in memory while it loads: rows go through, and what is written is let go."""
@@ -99,6 +103,7 @@ class WarehouseLoader:
         assert self._warehouse is not None
         # Rows in memory are loaded beside those from files, on a connection of their own.
         with self._warehouse.cursor() as beside, said_clearly(self.path):
+            beside.execute("USE care")
             for spec, rows in sources.items():
                 if isinstance(rows, pa.Table):
                     load(beside, spec, rows)
@@ -117,7 +122,9 @@ class WarehouseLoader:
             file.unlink(missing_ok=True)
         with said_clearly(self.path):
             config = {"threads": self._threads, "autoinstall_known_extensions": False, "memory_limit": MEMORY_LIMIT}
-            self._warehouse = duckdb.connect(str(self.path), config=config)
+            self._warehouse = duckdb.connect(config=config)
+            self._warehouse.execute(f"ATTACH {sql_text(str(self.path))} AS care (ROW_GROUP_SIZE {ROW_GROUP_ROWS})")
+            self._warehouse.execute("USE care")
             # In one transaction: each of the hundreds of comments would otherwise be a commit of its own.
             self._warehouse.begin()
             define(self._warehouse, (*TABLES, WINDOWS))
@@ -162,6 +169,8 @@ def build_warehouse(
       ValueError: a table has not the columns, types or nulls that its specification says.
       UserError: the disk is full or not writable, or the previous result cannot be read.
     """
+    if previous is not None:
+        require_intact(previous, (RUNS.name, KPI_TABLE.name, KPI_CHANGES.name))
     runs = conform(runs, RUNS)
     commit_id, committed_at = (runs[name].cast(pa.int64())[-1].as_py() for name in ("commit_id", "committed_at"))
     revised = revise(kpis, previous, commit_id, _EPOCH + timedelta(microseconds=committed_at))

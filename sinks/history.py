@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sinks.links import link_or_copy
+from sinks.manifest import REPAIR
 from sinks.parquet import conform, write_table, writing
 from sinks.revisions import CHANGES_ORDER, Restated, restate
 from transforms.errors import UserError
@@ -119,6 +120,5 @@ def _read(previous: Path, spec: Table, columns: Sequence[str] | None = None) -> 
         return pq.read_table(previous / spec.name, partitioning=None, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"Expected the previous result in {previous} to be readable, but {spec.name} is not ({error}): move the "
-            "output folder away, or choose another one, and run again."
+            f"Expected the previous result in {previous} to be readable, but {spec.name} is not ({error}): {REPAIR}."
         ) from error

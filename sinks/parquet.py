@@ -130,6 +130,8 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
     stored = pa.schema([pa.field(c.name, WORD if _is_word(c) else c.type, c.nullable) for c in spec.columns])
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # What is there may be a hard link to a file that was published.
+        path.unlink(missing_ok=True)
         with pq.ParquetWriter(
             path,
             stored,

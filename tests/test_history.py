@@ -301,7 +301,7 @@ def test_runs_are_kept_and_complete_windows_are_not_restated(tmp_path: Path) -> 
 
 def test_unreadable_previous_result_is_told(tmp_path: Path) -> None:
     """A previous result that is damaged, gone or of another version is a sentence with the folder and what to do."""
-    with pytest.raises(UserError, match=r"kpis is not .*move the output folder away"):
+    with pytest.raises(UserError, match=r"kpis is not .*run `care-kpis rebuild`"):
         revise(kpi_rows(), tmp_path / "gone", 2, NOON)
     published(tmp_path, restate(NOTHING, kpi_rows(), 1, NOON).kpis, run_row())
     for spec in (RUNS, KPI_CHANGES):

@@ -41,24 +41,61 @@ CREATE TYPE quick_reply_word AS ENUM (
     SELECT DISTINCT quick_reply_id FROM read_parquet(getvariable('inputs')) WHERE quick_reply_id <> '' ORDER BY 1
 );
 
--- is_valid is a column and no WHERE: a filter here would cost a copy of every column (1.5 s CPU for 10 million rows).
+-- Why a row cannot be used: the first faulty column in the contract's order.
+CREATE TYPE fault_word AS ENUM (
+    'missing event_id', 'missing event_type', 'unknown_event_type event_type', 'missing occurred_at',
+    'out_of_range occurred_at', 'missing channel', 'missing customer_id', 'unknown_author_type author_type',
+    'author_type_not_allowed author_type', 'out_of_range sentiment', 'missing score', 'out_of_range score',
+    'missing duration_seconds', 'out_of_range duration_seconds'
+);
+
+-- A row as JSON, without what is null: `concat_ws` passes nulls over. A moment comes as text, NaN and infinity too.
+CREATE MACRO number_as_json(x) AS CASE WHEN isfinite(x) THEN x::VARCHAR ELSE '"' || x::VARCHAR || '"' END;
+CREATE MACRO row_as_json(
+    event_id, event_type, moment, channel, account_id, conversation_id, customer_id, author_type, agent_id, team_id,
+    is_automated, topic, subtopic, priority, "language", quick_reply_id, sentiment, score, duration_seconds
+) AS '{' || concat_ws(
+    ', ',
+    '"event_id": ' || to_json(event_id),
+    '"event_type": ' || to_json(event_type),
+    '"occurred_at": "' || moment || '"',
+    '"channel": ' || to_json(channel),
+    '"account_id": ' || to_json(account_id),
+    '"conversation_id": ' || to_json(conversation_id),
+    '"customer_id": ' || to_json(customer_id),
+    '"author_type": ' || to_json(author_type),
+    '"agent_id": ' || to_json(agent_id),
+    '"team_id": ' || to_json(team_id),
+    '"is_automated": ' || is_automated::VARCHAR,
+    '"topic": ' || to_json(topic),
+    '"subtopic": ' || to_json(subtopic),
+    '"priority": ' || to_json(priority),
+    '"language": ' || to_json("language"),
+    '"quick_reply_id": ' || to_json(quick_reply_id),
+    '"sentiment": ' || number_as_json(sentiment),
+    '"score": ' || number_as_json(score),
+    '"duration_seconds": ' || number_as_json(duration_seconds)
+) || '}';
+
+-- fault is a column and no WHERE: a filter here would cost a copy of every column (1.5 s CPU for 10 million rows). raw
+-- is made for faulty rows only. The rowid is the place of a row in all files, one after another.
 CREATE TABLE rows_read AS
 SELECT
-    hash(account_id, conversation_id, CASE WHEN conversation_id IS NULL THEN channel END,
-         CASE WHEN conversation_id IS NULL THEN customer_id END) AS kh,
-    us * 16 + enum_code(event_type) AS o,
+    hash(account_key, conversation_key, CASE WHEN conversation_key IS NULL THEN channel_key END,
+         CASE WHEN conversation_key IS NULL THEN customer_key END) AS kh,
+    us * 16 + enum_code(kind) AS o,
     (CASE
-        WHEN event_type <> 'reply' THEN enum_code(event_type)
-        WHEN is_automated OR author_type = 'system' THEN 14
-        WHEN author_type = 'bot' THEN 13
+        WHEN kind <> 'reply' THEN enum_code(kind)
+        WHEN is_automated OR author = 'system' THEN 14
+        WHEN author = 'bot' THEN 13
         ELSE 6
     END)::UTINYINT AS k,
-    conversation_id IS NULL OR list_contains(getvariable('split_channels'), channel) AS splits,
+    conversation_key IS NULL OR list_contains(getvariable('split_channels'), channel) AS splits,
     TRY_CAST(channel AS channel_word) AS ch,
     TRY_CAST(account_id AS account_word) AS ac,
     TRY_CAST(agent_id AS agent_word) AS ag,
     TRY_CAST(team_id AS team_word) AS te,
-    TRY_CAST(author_type AS author_word) AS author,
+    author,
     is_automated,
     TRY_CAST(topic AS topic_word) AS topic,
     TRY_CAST(subtopic AS subtopic_word) AS subtopic,
@@ -69,34 +106,46 @@ SELECT
     score,
     duration_seconds,
     event_id,
-    conversation_id,
-    customer_id,
-    coalesce(
-        event_id <> ''
-        AND event_type IS NOT NULL
-        AND us BETWEEN 0 AND 4133980799999999
-        AND channel IS NOT NULL
-        AND (conversation_id IS NOT NULL OR customer_id IS NOT NULL)
-        AND (author_type IS NULL OR TRY_CAST(author_type AS author_word) IS NOT NULL)
-        AND (event_type <> 'message' OR author_type IS NULL OR author_type = 'customer')
-        AND (event_type <> 'reply' OR author_type IS NULL OR author_type <> 'customer')
-        AND (sentiment IS NULL OR sentiment BETWEEN -1 AND 1)
-        AND (score BETWEEN 1 AND 5 OR (score IS NULL AND event_type <> 'rating'))
-        AND (duration_seconds BETWEEN 0 AND 4133980800 OR (duration_seconds IS NULL AND event_type <> 'wrap_up')),
-        false
-    ) AS is_valid
+    conversation_key AS conversation_id,
+    customer_key AS customer_id,
+    fault,
+    CASE WHEN fault IS NOT NULL THEN row_as_json(
+        event_id, event_type, strftime(occurred_at, '%Y-%m-%d %H:%M:%S.%fZ'), channel, account_id, conversation_id,
+        customer_id, author_type, agent_id, team_id, is_automated, topic, subtopic, priority, "language",
+        quick_reply_id, sentiment, score, duration_seconds
+    ) END AS raw
 FROM (
     SELECT
-        * REPLACE (
-            TRY_CAST(event_type AS event_word) AS event_type,
-            nullif(channel, '') AS channel,
-            nullif(account_id, '') AS account_id,
-            nullif(conversation_id, '') AS conversation_id,
-            nullif(customer_id, '') AS customer_id,
-            nullif(author_type, '') AS author_type
-        ),
-        epoch_us(occurred_at) AS us
-    FROM read_parquet(getvariable('inputs'))
+        *,
+        CASE
+            WHEN event_id IS NULL OR event_id = '' THEN 'missing event_id'::fault_word
+            WHEN event_type IS NULL OR event_type = '' THEN 'missing event_type'::fault_word
+            WHEN kind IS NULL THEN 'unknown_event_type event_type'::fault_word
+            WHEN us IS NULL THEN 'missing occurred_at'::fault_word
+            WHEN us NOT BETWEEN 0 AND 4133980799999999 THEN 'out_of_range occurred_at'::fault_word
+            WHEN channel_key IS NULL THEN 'missing channel'::fault_word
+            WHEN conversation_key IS NULL AND customer_key IS NULL THEN 'missing customer_id'::fault_word
+            WHEN author IS NULL AND author_type <> '' THEN 'unknown_author_type author_type'::fault_word
+            WHEN (kind = 'message' AND author <> 'customer') OR (kind = 'reply' AND author = 'customer')
+                THEN 'author_type_not_allowed author_type'::fault_word
+            WHEN sentiment NOT BETWEEN -1 AND 1 THEN 'out_of_range sentiment'::fault_word
+            WHEN score IS NULL AND kind = 'rating' THEN 'missing score'::fault_word
+            WHEN score NOT BETWEEN 1 AND 5 THEN 'out_of_range score'::fault_word
+            WHEN duration_seconds IS NULL AND kind = 'wrap_up' THEN 'missing duration_seconds'::fault_word
+            WHEN duration_seconds NOT BETWEEN 0 AND 4133980800 THEN 'out_of_range duration_seconds'::fault_word
+        END AS fault
+    FROM (
+        SELECT
+            *,
+            TRY_CAST(event_type AS event_word) AS kind,
+            epoch_us(occurred_at) AS us,
+            nullif(channel, '') AS channel_key,
+            nullif(account_id, '') AS account_key,
+            nullif(conversation_id, '') AS conversation_key,
+            nullif(customer_id, '') AS customer_key,
+            TRY_CAST(author_type AS author_word) AS author
+        FROM read_parquet(getvariable('inputs'))
+    )
 );
 
 -- Candidates for copies by hash (a window over one hash is cheaper than GROUP BY ... HAVING), decided by value below.
@@ -104,7 +153,7 @@ CREATE TABLE twins AS
 SELECT DISTINCT eh
 FROM (
     SELECT eh, row_number() OVER (PARTITION BY eh) AS place
-    FROM (SELECT hash(event_id, kh) AS eh FROM rows_read WHERE is_valid)
+    FROM (SELECT hash(event_id, kh) AS eh FROM rows_read WHERE fault IS NULL)
 )
 WHERE place = 2;
 
@@ -120,7 +169,7 @@ FROM (
         row(o, ch, customer_id, author, ag, te, is_automated, topic, subtopic, priority, "language", quick_reply,
             sentiment, score, duration_seconds) AS content
     FROM rows_read SEMI JOIN twins ON hash(event_id, kh) = eh
-    WHERE is_valid
+    WHERE fault IS NULL
 )
 WINDOW by_content AS (
     PARTITION BY ac, conversation_id, CASE WHEN conversation_id IS NULL THEN ch END,
@@ -139,7 +188,7 @@ SELECT
     CASE k WHEN 12 THEN score WHEN 9 THEN duration_seconds END AS number,
     source_row
 FROM (
-    SELECT *, rowid AS source_row FROM rows_read ANTI JOIN twins ON hash(event_id, kh) = eh WHERE is_valid
+    SELECT *, rowid AS source_row FROM rows_read ANTI JOIN twins ON hash(event_id, kh) = eh WHERE fault IS NULL
     UNION ALL
     SELECT * EXCLUDE (place, is_like_kept) FROM copies WHERE place = 1
 )
@@ -173,7 +222,7 @@ WHERE events.rowid = e.place;
 CREATE TABLE counts AS
 SELECT
     (SELECT count(*) FROM rows_read) AS rows_read,
-    (SELECT count(*) FROM rows_read WHERE NOT is_valid) AS faulty_rows,
+    (SELECT count(*) FROM rows_read WHERE fault IS NOT NULL) AS faulty_rows,
     (SELECT count(*) FROM copies WHERE NOT is_like_kept) AS conflicting_duplicates,
     (SELECT count(*) FROM copies WHERE is_like_kept AND place > 1) AS exact_duplicates,
     (SELECT count(*) FROM events) AS events_kept;

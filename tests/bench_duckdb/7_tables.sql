@@ -1,4 +1,5 @@
--- The published facts: text is gathered here, once a conversation.
+-- The published facts: text is gathered here, once a conversation. Rows are sorted before words become text again, so
+-- that the sort moves codes.
 
 -- First customer_id of the few conversations whose first event has none.
 CREATE TABLE customers AS
@@ -10,14 +11,44 @@ JOIN (SELECT rowid AS source_row, customer_id FROM rows_read) row USING (source_
 WHERE row.customer_id IS NOT NULL
 GROUP BY conversation;
 
+-- The places of the files' rows in rows_read: it holds them in the order of the files.
+CREATE TABLE files AS
+SELECT source, num_rows, file_size_bytes, sum(num_rows) OVER (ORDER BY place) - num_rows AS first_row
+FROM (SELECT unnest(getvariable('inputs')) AS source, unnest(range(len(getvariable('inputs')))) AS place)
+JOIN parquet_file_metadata(getvariable('inputs')) ON file_name = source;
+
+INSERT INTO care.dead_letters BY NAME
+SELECT source, letters.* EXCLUDE (place), (place - first_row + 1)::BIGINT AS source_row
+FROM (
+    SELECT
+        rowid AS place,
+        'parse' AS stage,
+        split_part(fault::VARCHAR, ' ', 1) AS reason,
+        split_part(fault::VARCHAR, ' ', 2) AS column_name,
+        raw
+    FROM rows_read WHERE fault IS NOT NULL
+    UNION ALL
+    SELECT
+        source_row, 'pair', 'conflicting_duplicate', NULL,
+        row_as_json(
+            event_id, enum_range(NULL::event_word)[(o & 15) + 1],
+            strftime(make_timestamptz(o >> 4), '%Y-%m-%dT%H:%M:%S.%fZ'), ch::VARCHAR, ac::VARCHAR, conversation_id,
+            customer_id, author::VARCHAR, ag::VARCHAR, te::VARCHAR, is_automated, topic::VARCHAR, subtopic::VARCHAR,
+            priority::VARCHAR, "language"::VARCHAR, quick_reply::VARCHAR, sentiment, score, duration_seconds
+        )
+    FROM copies WHERE NOT is_like_kept
+) letters
+ASOF JOIN (FROM files WHERE num_rows > 0) ON place >= first_row
+ORDER BY source, source_row;
+
 DROP TABLE rows_read;
 
-CREATE TABLE care.conversations AS
+INSERT INTO care.conversations BY NAME
 SELECT
     conversation_key,
     started_at,
-    c.ac::VARCHAR AS account_id,
-    c.ch::VARCHAR AS channel,
+    ac::VARCHAR AS account_id,
+    ch::VARCHAR AS channel,
     coalesce(customer_id, later_customer_id) AS customer_id,
     enum_range(NULL::agent_word)[agent_code + 1] AS agent_id,
     enum_range(NULL::team_word)[team_code + 1] AS team_id,
@@ -61,15 +92,18 @@ SELECT
     hold / 1e6 AS hold_seconds,
     coalesce(wrap_up, 0) AS wrap_up_seconds,
     csat_score
-FROM conversations c
-JOIN keys USING (conversation)
-LEFT JOIN customers USING (conversation)
-LEFT JOIN turn_sums USING (conversation)
-LEFT JOIN wrap_ups USING (conversation)
-LEFT JOIN agents USING (conversation)
-LEFT JOIN channels USING (conversation);
+FROM (
+    FROM conversations
+    JOIN keys USING (conversation)
+    LEFT JOIN customers USING (conversation)
+    LEFT JOIN turn_sums USING (conversation)
+    LEFT JOIN wrap_ups USING (conversation)
+    LEFT JOIN agents USING (conversation)
+    LEFT JOIN channels USING (conversation)
+    ORDER BY keys.started_at
+);
 
-CREATE TABLE care.turns AS
+INSERT INTO care.turns BY NAME
 SELECT
     conversation_key,
     started_at,
@@ -85,4 +119,4 @@ SELECT
     is_responded,
     needs_reply,
     CASE WHEN end_k = 6 THEN (ended_us - started_us) / 1e6 END AS wait_seconds
-FROM turn_facts JOIN keys USING (conversation);
+FROM (FROM turn_facts JOIN keys USING (conversation) ORDER BY keys.started_at, conversation, turn_number);

@@ -93,7 +93,7 @@ LEFT JOIN histograms w ON w.histogram = 2 AND w.grain = s.grain AND w.h = s.h AN
 LEFT JOIN histograms h ON h.histogram = 3 AND h.grain = s.grain AND h.h = s.h AND h.bp = s.bp
 LEFT JOIN histograms r ON r.histogram = 4 AND r.grain = s.grain AND r.h = s.h AND r.bp = s.bp;
 
-CREATE TABLE care.kpi_statistics AS
+INSERT INTO care.kpi_statistics BY NAME
 SELECT
     basis, grain, window_start, window_end, account_id, channel,
     message_count, reply_count, bot_reply_count, conversation_count, proactive_count,
@@ -115,7 +115,8 @@ SELECT
     sum_handle_seconds AS sum_handle_millionths, sum_engaged_seconds AS sum_engaged_millionths,
     sum_hold_seconds AS sum_hold_millionths, sum_resolution_seconds AS sum_resolution_millionths,
     sum_csat AS sum_csat_millionths
-FROM cells;
+FROM cells
+ORDER BY window_start;
 
 CREATE MACRO middle(bucket) AS (
     CASE WHEN bucket > 0 THEN (1 + ((bucket - 1) % 64 + 0.5) / 64) * pow(2, (bucket - 1) // 64) ELSE bucket END / 1e6
@@ -123,7 +124,7 @@ CREATE MACRO middle(bucket) AS (
 CREATE MACRO mean(total, parts) AS total / 1e6 / nullif(parts, 0);
 CREATE MACRO rate(part, whole) AS part / nullif(whole, 0);
 
-CREATE TABLE care.kpis AS
+INSERT INTO care.kpis BY NAME
 SELECT
     basis, grain, window_start, window_end, account_id, channel,
     getvariable('as_of') >= epoch_us(window_end) AS is_complete,
@@ -161,5 +162,6 @@ SELECT
     rate(satisfied_count, rating_count) AS csat_rate,
     rating_count,
     1::BIGINT AS revision,
-    now() AS changed_at
-FROM cells;
+    getvariable('committed_at') AS changed_at
+FROM cells
+ORDER BY window_start;
