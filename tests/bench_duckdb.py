@@ -2,26 +2,36 @@
 
 The SQL is in the folder bench_duckdb, in the order of the file names; this module sets the variables that it reads and
 runs it. All rules of the contract that generated data touches are in it, with the contract's default settings and
-split_threads per channel. Left out: repeat_contact, infer_resolution, other limits per channel, zones that are not
-whole hours off, the texts of dead letters (they are counted), comments and partitions by month.
+split_threads per channel. The output is what the batch run publishes: Parquet files by month in order of time, a
+DuckDB file with the same tables, constraints and comments, all forced to disk. Left out: repeat_contact,
+infer_resolution, other limits per channel, zones that are not whole hours off; input other than Parquet with the
+contract's types; views, macros and the table of windows behind them; the manifest with its checksums.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "bench_duckdb"
 SPLIT_CHANNELS = ("whatsapp", "facebook")
 TIMEZONE = "Europe/Berlin"
 TABLES = ("conversations", "turns", "kpi_statistics", "kpis")
+MONTHS = {name: "window_start" if name.startswith("kpi") else "started_at" for name in TABLES}
+"""Tables with a folder a UTC month, and the column whose month it is."""
+WHOLE = ("dead_letters", "late_events", "kpi_changes", "kpi_definitions", "runs")
+"""Tables in one file; two of them have no rows in a batch run."""
 
 _HOUR = 3_600_000_000
 _VARIABLES = {"gap": 24 * _HOUR, "max_idle": 30 * 24 * _HOUR, "max_open": 365 * 24 * _HOUR}
@@ -32,6 +42,16 @@ SET VARIABLE account_count = len(enum_range(NULL::account_word)) + 1;
 SET VARIABLE channel_count = len(enum_range(NULL::channel_word));
 SET VARIABLE cells_an_hour = (getvariable('account_count') * getvariable('channel_count') * 2)::INTEGER;
 """
+_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000"
+_TYPES = {
+    "string": "VARCHAR",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "double": "DOUBLE",
+    "bool": "BOOLEAN",
+    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+}
+"""DuckDB's words for Arrow types; what is not here is a histogram."""
 
 
 class _Script:
@@ -75,27 +95,118 @@ class _Script:
 
 
 def _name_of(statement: str) -> str:
-    """What a statement does: `create care.turns`, `copy care.turns`, `update events`."""
+    """What a statement does: `create care.turns`, `insert care.turns`, `copy care.turns`, `update events`."""
     words = next(line for line in statement.strip().splitlines() if line and not line.startswith("--")).split()
-    return f"{words[0].lower()} {words[2]}" if words[0] == "CREATE" else " ".join(words[:2]).lower()
+    if words[0] == "CREATE":
+        return f"create {words[2]}"
+    published = [word for word in words if word.startswith("care.") and words[0] != "COMMENT"]
+    return " ".join([words[0].lower(), *(published or words[1:])[:1]])
 
 
-def _copies(output: Path, *tables: str) -> list[str]:
-    return [
-        f"COPY care.{table} TO '{output / table}.parquet' "
-        "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, DICTIONARY_SIZE_LIMIT 1000)"
-        for table in tables
-    ]
+def _tables() -> str:
+    """SQL that makes the tables without rows, each table and column with its comment.
+
+    In one transaction: each of the hundreds of comments would otherwise be a commit of its own.
+    """
+    from transforms.tables import TABLES as SPECS
+
+    statements = ["BEGIN TRANSACTION"]
+    for spec in SPECS:
+        rows = [
+            f"{c.name} {_TYPES.get(str(c.type), 'STRUCT(bucket SMALLINT, count INTEGER)[]')}"
+            f"{'' if c.nullable else ' NOT NULL'}"
+            for c in spec.columns
+        ]
+        if spec.name in ("kpi_definitions", "runs"):
+            rows.append(f"PRIMARY KEY ({', '.join(spec.key)})")
+        statements.append(f"CREATE TABLE care.{spec.name} ({', '.join(rows)})")
+        statements.append(f"COMMENT ON TABLE care.{spec.name} IS {_text(spec.grain)}")
+        statements += [f"COMMENT ON COLUMN care.{spec.name}.{c.name} IS {_text(c.description)}" for c in spec.columns]
+    return ";\n".join([*statements, "COMMIT"])
+
+
+def _text(value: str) -> str:
+    """A text literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _about() -> dict[str, object]:
+    """What kpi_definitions and runs tell that is not in the events: variables of 9_runs.sql."""
+    from pipelines.options import package_version
+    from pipelines.settings import settings_record
+    from transforms.definitions import KPIS
+    from transforms.settings import ChannelSettings, Settings
+    from transforms.tables import KPI_DEFINITIONS
+
+    names = KPI_DEFINITIONS.schema.names
+    channels = {channel: ChannelSettings(split_threads=True) for channel in SPLIT_CHANNELS}
+    return {
+        "definitions": [{name: value for name, value in asdict(kpi).items() if name in names} for kpi in KPIS],
+        "settings": json.dumps(settings_record(Settings(channels=channels, timezone=TIMEZONE))),
+        "version": package_version(),
+    }
+
+
+class _Files:
+    """Writes tables as Parquet and forces each file to disk beside what comes next."""
+
+    def __init__(self, output: Path, syncs: ThreadPoolExecutor) -> None:
+        self._output, self._syncs = output, syncs
+        self._pending: list[Future[None]] = []
+
+    def write(self, script: _Script, connection: duckdb.DuckDBPyConnection, *tables: str) -> None:
+        """Writes tables: a file a month where they have months, each from the rows in their order, else one file.
+
+        A COPY for each month takes half the CPU of one with PARTITION_BY, which also loses the order.
+        """
+        for table in tables:
+            folder, moment = self._output / table, MONTHS.get(table)
+            if moment is None:
+                self._write(script, connection, table, folder / "part-0.parquet", "")
+                continue
+            found = connection.execute(
+                f"SELECT DISTINCT strftime({moment}, '%Y-%m') FROM care.{table} ORDER BY 1"
+            ).fetchall()
+            for month in [row[0] for row in found] or ["1970-01"]:
+                path = folder / f"{moment.rsplit('_', 1)[0]}_month={month}" / "part-0.parquet"
+                first = f"TIMESTAMPTZ '{month}-01'"
+                where = f"WHERE {moment} >= {first} AND {moment} < {first} + INTERVAL 1 MONTH"
+                self._write(script, connection, table, path, where)
+
+    def _write(
+        self, script: _Script, connection: duckdb.DuckDBPyConnection, table: str, path: Path, where: str
+    ) -> None:
+        path.parent.mkdir(parents=True)
+        script.run(connection, f"COPY (FROM care.{table} {where}) TO '{path}' ({_PARQUET})")
+        self._pending.append(self._syncs.submit(_sync, path))
+
+    def finish(self, warehouse: Path) -> None:
+        """Forces the DuckDB file and all folders to disk, and waits for the other files."""
+        _sync(warehouse)
+        for pending in self._pending:
+            pending.result()
+        for folder, _, _ in os.walk(self._output, topdown=False):
+            _sync(Path(folder))
+
+
+def _sync(path: Path) -> None:
+    """Forces a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def run_duckdb(
     inputs: list[str], output: Path, threads: int = 2, memory_limit: str = "12GB", is_concurrent: bool = True
 ) -> dict[str, Any]:
-    """Makes conversations, turns, kpi_statistics and kpis of event files.
+    """Makes the tables that a batch run publishes of event files.
 
     Args:
       inputs: Parquet files with the input columns of the contract.
-      output: folder, made where it is missing; gets one Parquet file a table (zstd, level 1) and care.duckdb.
+      output: folder, made where it is missing; gets care.duckdb, and a folder of Parquet files (zstd, level 1) for each
+        table, by month where a batch run has months. What these held before is removed.
       threads: of DuckDB.
       memory_limit: of DuckDB; what does not fit is spilled to a folder below output.
       is_concurrent: whether statements that do not depend on each other run side by side; the streaming windows use one
@@ -108,10 +219,14 @@ def run_duckdb(
     warehouse = output / "care.duckdb"
     for path in (warehouse, warehouse.with_suffix(".duckdb.wal")):
         path.unlink(missing_ok=True)
+    for table in (*MONTHS, *WHOLE):
+        shutil.rmtree(output / table, ignore_errors=True)
     before, started = os.times(), time.perf_counter()
     script = _Script(threads, memory_limit, output / "spill", inputs)
     first, second = script.connect(), script.connect()
-    with ThreadPoolExecutor(2) as pool:
+    second.execute("SET VARIABLE started_at = now()")
+    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(2) as syncs:
+        files = _Files(output, syncs)
 
         def side_by_side(*works: Callable[[], None]) -> None:
             if not is_concurrent:
@@ -121,21 +236,36 @@ def run_duckdb(
                 for future in [pool.submit(work) for work in works]:
                     future.result()
 
-        script.run(first, f"ATTACH '{warehouse}' AS care", "1_events.sql", "2_starts.sql")
+        def define() -> None:
+            script.run(second, _tables())
+            for name, value in _about().items():
+                second.execute(f"SET VARIABLE {name} = ?", [value])
+
+        script.run(first, f"ATTACH '{warehouse}' AS care")
+        side_by_side(lambda: script.run(first, "1_events.sql", "2_starts.sql"), define)
         for connection in (first, second):
             script.run(connection, _CELL_VARIABLES)
         side_by_side(lambda: script.run(first, "3_turns.sql", "4_lives.sql"), lambda: script.run(second, "5_facts.sql"))
         script.run(first, "6_conversations.sql")
         side_by_side(
-            lambda: script.run(first, "7_tables.sql", *_copies(output, "conversations", "turns")),
-            lambda: script.run(second, "8_hours.sql", "9_kpis.sql", *_copies(output, "kpi_statistics", "kpis")),
+            lambda: (
+                script.run(first, "7_tables.sql"),
+                files.write(script, first, "conversations", "turns", *WHOLE[:3]),
+            ),
+            lambda: (
+                script.run(second, "SET VARIABLE committed_at = now()", "8_hours.sql", "9_kpis.sql"),
+                files.write(script, second, "kpi_statistics", "kpis"),
+            ),
         )
-    found = first.execute("FROM counts")
-    counts = dict(zip((column[0] for column in found.description or ()), found.fetchall()[0], strict=True))
-    for table in TABLES:
-        counts[table] = first.execute(f"SELECT count(*) FROM care.{table}").fetchall()[0][0]
-    second.close()
-    script.run(first, "DETACH care")
+        script.run(second, "9_runs.sql")
+        files.write(script, second, *WHOLE[3:])
+        found = first.execute("FROM counts")
+        counts = dict(zip((column[0] for column in found.description or ()), found.fetchall()[0], strict=True))
+        for table in TABLES:
+            counts[table] = first.execute(f"SELECT count(*) FROM care.{table}").fetchall()[0][0]
+        second.close()
+        script.run(first, "CHECKPOINT care", "DETACH care")
+        files.finish(warehouse)
     seconds, after = time.perf_counter() - started, os.times()
     first.close()
     script.close()
@@ -148,6 +278,7 @@ def run_duckdb(
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     result = run_duckdb(sorted(str(p) for p in Path(sys.argv[1]).glob("*.parquet")), Path(sys.argv[2]))
     for step, taken in sorted(result["steps"].items(), key=lambda item: -item[1]):
         print(f"{step:40s} {taken:6.2f} s")

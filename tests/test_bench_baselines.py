@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import bench_duckdb
 import bench_rows
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,9 +21,19 @@ from golden import compare_rows, compare_tables
 from worlds import DAY, clean_world
 
 from fixtures.generate import generate
+from pipelines.settings import settings_record
+from pipelines.sources.files import list_files
+from pipelines.sources.formats import blocks, read_block
+from sinks.duckdb import definitions_table
+from sinks.parquet import MONTHS, month_folder
+from transforms.dead_letters import conflict_letters
 from transforms.definitions import STATISTICS
-from transforms.schema import EVENT_COLUMNS, TIMESTAMP
+from transforms.events import parse_events
+from transforms.ordering import order_events
+from transforms.schema import EVENT_COLUMNS, PARSED_EVENTS, TIMESTAMP
 from transforms.settings import ChannelSettings, Settings
+from transforms.shuffle import split_by_key
+from transforms.tables import DEAD_LETTERS, TABLES
 
 SETTINGS = Settings(
     channels={channel: ChannelSettings(split_threads=True) for channel in bench_duckdb.SPLIT_CHANNELS},
@@ -65,9 +77,25 @@ def as_ndjson(events: pa.Table) -> bytes:
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
+def read_folder(folder: Path) -> pa.Table:
+    """A table of the SQL from its Parquet files, whatever folders they lie in."""
+    return pa.concat_tables(pq.ParquetFile(path).read() for path in sorted(folder.rglob("*.parquet")))
+
+
+def wanted_letters(paths: list[str]) -> list[reference.Row]:
+    """The dead letters that the kernels make of Parquet files, in the order of their places."""
+    parsed = parse_events([part for file in list_files(paths) for block in blocks(file) for part in read_block(block)])
+    [(_, events)] = split_by_key(parsed.events, 1)
+    events = events.unify_dictionaries().combine_chunks()
+    hashes = (events[name].to_numpy() for name in ("key_hash", "event_hash"))
+    conflicts = order_events(events.select(PARSED_EVENTS.names), *hashes).conflicts
+    letters = pa.concat_tables([parsed.dead_letters, conflict_letters(events.take(pa.array(conflicts)))])
+    return letters.sort_by([(name, "ascending") for name in DEAD_LETTERS.key]).to_pylist()
+
+
 def sql_differences(output: Path, result: dict[str, Any], want: Outcome) -> list[str]:
     """What differs between the tables that the SQL wrote and those of the kernels; percentiles have no leeway."""
-    made = {table: as_rows(pq.read_table(output / f"{table}.parquet")) for table in bench_duckdb.TABLES}
+    made = {table: as_rows(read_folder(output / table)) for table in bench_duckdb.TABLES}
     found = compare_tables({**made, "kpis": with_running_sums(made["kpis"])}, want.tables(), percentile_error=0)
     found += compare_rows(made["kpi_statistics"], as_rows(want.kpi_statistics), "statistics", 0)
     ours = {name: result["counts"][name] for name in COUNTS}
@@ -81,6 +109,97 @@ def test_sql_equals_the_kernels(tmp_path: Path) -> None:
     assert (
         result["counts"]["faulty_rows"] + result["counts"]["conflicting_duplicates"] == wanted().counts["dead_letters"]
     )
+
+
+def odd_events() -> pa.Table:
+    """A row for each fault that typed columns can have, for two at once, and for text that JSON has to escape."""
+    good = {"event_id": "1", "event_type": "note", "occurred_at": 0, "channel": "x", "conversation_id": "c"}
+    odd: list[reference.Row] = [
+        {"event_id": None},
+        {"event_id": ""},
+        {"event_type": None},
+        {"event_type": ""},
+        {"event_type": "Message", "author_type": "robot"},
+        {"occurred_at": None},
+        {"occurred_at": -1},
+        {"occurred_at": 4_133_980_800_000_000},
+        {"channel": ""},
+        {"channel": None, "sentiment": 2.0},
+        {"conversation_id": None},
+        {"conversation_id": "", "customer_id": ""},
+        {"author_type": "robot"},
+        {"event_type": "message", "author_type": "agent"},
+        {"event_type": "message", "author_type": "system"},
+        {"event_type": "reply", "author_type": "customer"},
+        {"sentiment": float("nan"), "score": 0.0},
+        {"sentiment": -1.5, "is_automated": False},
+        {"event_type": "rating"},
+        {"event_type": "rating", "score": 5.000001},
+        {"score": float("inf"), "is_automated": True},
+        {"event_type": "wrap_up"},
+        {"duration_seconds": -1e-7},
+        {"duration_seconds": float("-inf")},
+        {"duration_seconds": 1e16},
+        {"event_type": "é", "topic": 'a "quoted" \\ word,\n\ttab, {brace} \u2028 \x7f', "team_id": "😀"},
+        {"event_id": "copy", "topic": 'one "word"'},
+        {"event_id": "copy", "topic": "", "subtopic": "é\n", "is_automated": True, "sentiment": 0.1, "score": 1.0},
+        {"event_id": "copy", "agent_id": "ana", "author_type": "agent", "duration_seconds": 1e-5},
+        {"event_id": "copy", "topic": 'one "word"'},
+    ]
+    schema = pa.schema([(c.name, pa.int64() if c.type == TIMESTAMP else c.type) for c in EVENT_COLUMNS])
+    events = pa.Table.from_pylist([{**good, "text": "secret", **row} for row in odd], schema)
+    return events.cast(pa.schema([(c.name, c.type) for c in EVENT_COLUMNS]))
+
+
+@pytest.mark.parametrize("make", [generated, odd_events])
+def test_sql_dead_letters_equal_the_kernels(make: Callable[[], pa.Table], tmp_path: Path) -> None:
+    """Each row that could not be used: its place, step, reason and column, and itself, letter by letter."""
+    paths = write_files(make(), tmp_path)
+    bench_duckdb.run_duckdb(paths, tmp_path / "out")
+    made = read_folder(tmp_path / "out" / "dead_letters")
+    assert made.column_names == DEAD_LETTERS.schema.names
+    assert made.to_pylist() == wanted_letters(paths)
+
+
+def test_sql_publishes_what_a_batch_run_publishes(tmp_path: Path) -> None:
+    """Folders by month in order of time, the same rows in DuckDB, types, constraints, comments, and the run itself."""
+    paths, output = write_files(generated(), tmp_path), tmp_path / "out"
+    result = bench_duckdb.run_duckdb(paths, output)
+    assert {table: bench_duckdb.MONTHS[table] for table in bench_duckdb.TABLES} == MONTHS
+    for table, moment in MONTHS.items():
+        for path in (output / table).rglob("*.parquet"):
+            moments = pq.ParquetFile(path).read([moment])[moment]
+            assert moments.equals(moments.sort())
+            months = set(pc.strftime(moments, "%Y-%m").to_pylist())
+            assert {path.parent.name} == {month_folder(moment, month) for month in months}
+    with duckdb.connect(str(output / "care.duckdb"), read_only=True) as warehouse:
+        warehouse.execute("SET TimeZone = 'UTC'")
+        for spec in TABLES:
+            found = warehouse.sql(
+                f"SELECT column_name, NOT is_nullable, comment FROM duckdb_columns() WHERE table_name = '{spec.name}'"
+            ).fetchall()
+            assert found == [(c.name, c.nullable is False, c.description) for c in spec.columns]
+            stored = warehouse.sql(f"FROM {spec.name}").to_arrow_table()
+            assert stored.cast(spec.schema).num_rows == read_folder(output / spec.name).num_rows
+            assert sorted(map(repr, as_rows(stored))) == sorted(map(repr, as_rows(read_folder(output / spec.name))))
+        comments = dict(warehouse.sql("SELECT table_name, comment FROM duckdb_tables()").fetchall())
+        assert comments == {spec.name: spec.grain for spec in TABLES}
+        assert warehouse.sql("FROM kpi_definitions").to_arrow_table().to_pylist() == definitions_table().to_pylist()
+        [run] = as_rows(warehouse.sql("FROM runs").to_arrow_table())
+        revised = warehouse.sql("SELECT DISTINCT revision, epoch_us(changed_at) FROM kpis").fetchall()
+    assert revised == [(1, run["committed_at"])]
+    want = wanted().counts
+    names = {"rows_read": "rows_read", "events_kept": "events_kept", "dead_letters": "dead_letter"}
+    names |= {"exact_duplicates": "exact_duplicate", "stray_events": "stray_event", "late_events": "late_event"}
+    names |= {"conversations": "conversation", "turns": "turn"}
+    assert {name: run[f"{ours}_count"] for name, ours in names.items()} == {name: want[name] for name in names}
+    assert run["as_of"] == want["as_of"]
+    assert json.loads(run["dead_letters_by_reason"]) == want["dead_letters_by_reason"]
+    assert json.loads(run["settings"]) == settings_record(SETTINGS)
+    assert json.loads(run["inputs"]) == [
+        {"name": path, "bytes": Path(path).stat().st_size, "rows": pq.read_metadata(path).num_rows} for path in paths
+    ]
+    assert 0 < run["duration_seconds"] <= result["seconds"]
 
 
 def world_events(seed: int) -> list[reference.Row]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from transforms.facts import Facts
 from transforms.life_cycle import STATE_RESOLVED, STATES, LifeCycles
-from transforms.ordering import codes_of, dense_codes, one_chunk
+from transforms.ordering import codes_of, dense_codes, one_chunk, plain
 from transforms.schema import TIMESTAMP
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import ANSWERED, OUTCOMES, Turns
@@ -121,7 +121,7 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, row_
       turns: the turns.
     """
     own_row = row_of[turns.conversation]
-    by = np.argsort(own_row, kind="stable")
+    by = _grouped_by_row(own_row, conversations.num_rows)
     first, end, bot = turns.first[by], turns.end[by], turns.bot[by]
     outcome = turns.outcome[by]
     parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(own_row[by]))
@@ -147,13 +147,22 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, row_
     return pa.table({column.name: columns[column.name] for column in TURNS.columns})
 
 
+def _grouped_by_row(own_row: Rows, rows: int) -> Rows:
+    """The turns in the order of their conversations' rows; those of one conversation stand together already."""
+    count = np.bincount(own_row, minlength=rows)
+    first = np.zeros(rows, np.int64)
+    first[own_row[::-1]] = np.arange(len(own_row))[::-1]
+    return np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(own_row))
+
+
 def _conversation_keys(events: pa.Table, ev: EventVectors, begin: Rows) -> pa.Array:
     """conversation_key of each conversation: the compact JSON array of its key."""
     rows = pa.array(ev.row[begin])
     keyed = ev.is_keyed[begin]
 
     def text(name: str) -> pa.Array:
-        return pc.fill_null(_json_text(one_chunk(events[name]).take(rows)), "null")
+        values = one_chunk(events[name]).take(rows)
+        return pc.fill_null(_json_text(plain(values) if name in ("conversation_id", "customer_id") else values), "null")
 
     account = text("account_id")
     second = text("conversation_id")
@@ -201,11 +210,11 @@ def _first_text(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, be
     """The first non-null text of a column in each row of `conversations`, whose first events are given."""
     column = one_chunk(events[name])
     if column.null_count == 0:
-        return column.take(pa.array(ev.row[begin]))
+        return plain(column.take(pa.array(ev.row[begin])))
     row = np.full(len(begin), -1, np.int64)
     named = np.flatnonzero(np.asarray(column.is_valid())[ev.row])[::-1]
     row[own_row[named]] = ev.row[named]
-    return column.take(pa.array(row, mask=row < 0))
+    return plain(column.take(pa.array(row, mask=row < 0)))
 
 
 def _words(events: pa.Table, name: str, codes: npt.NDArray[np.integer]) -> pa.DictionaryArray:

@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 
 from transforms.hashing import Hashes
 from transforms.ordering import one_chunk
-from transforms.shuffle import SHUFFLED_EVENTS
+from transforms.shuffle import PLAIN_EVENTS, with_plain_ids
 
 
 def write_rows(events: pa.Table, path: Path) -> int:
     """Writes a file of rows.
 
     Args:
-      events: schema SHUFFLED_EVENTS, in any order.
+      events: schema SHUFFLED_EVENTS or PLAIN_EVENTS, in any order.
       path: the file; folders are made.
 
     Returns:
@@ -31,8 +31,8 @@ def write_rows(events: pa.Table, path: Path) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     order = np.argsort(events["key_hash"].to_numpy(), kind="stable")
-    rows = events.unify_dictionaries().combine_chunks().take(pa.array(order)).combine_chunks()
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SHUFFLED_EVENTS) as writer:
+    rows = with_plain_ids(events).unify_dictionaries().combine_chunks().take(pa.array(order)).combine_chunks()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, PLAIN_EVENTS) as writer:
         for batch in rows.to_batches():
             writer.write_batch(batch)
     return len(order)
@@ -53,7 +53,7 @@ def rows_of_keys(files: Iterable[Path], hashes: Hashes) -> pa.Table:
       hashes: hashes of conversation keys, ascending, each once.
 
     Returns:
-      Schema SHUFFLED_EVENTS in one chunk; every row whose key has one of the hashes.
+      Schema PLAIN_EVENTS in one chunk; every row whose key has one of the hashes.
     """
     found = []
     for file in files:
@@ -67,7 +67,7 @@ def rows_of_keys(files: Iterable[Path], hashes: Hashes) -> pa.Table:
             skipped = np.repeat(first - (np.cumsum(count) - count), count)
             found.append(rows.take(pa.array(skipped + np.arange(len(skipped)))))
     if not found:
-        return SHUFFLED_EVENTS.empty_table()
+        return PLAIN_EVENTS.empty_table()
     return pa.concat_tables(found).unify_dictionaries().combine_chunks()
 
 
@@ -115,4 +115,4 @@ def merge_rows(
         first = int(np.searchsorted(known, np.uint64(low)))
         after = len(known) if high > 0xFFFFFFFFFFFFFFFF else int(np.searchsorted(known, np.uint64(high)))
         parts.append(without_sources(rows.slice(first, after - first), dropped))
-    return write_rows(pa.concat_tables(parts) if parts else SHUFFLED_EVENTS.empty_table(), path)
+    return write_rows(pa.concat_tables(parts) if parts else PLAIN_EVENTS.empty_table(), path)

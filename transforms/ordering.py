@@ -82,7 +82,7 @@ def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
         rows = np.argsort(key_hash, kind="stable")
         hashes = key_hash[rows]
         starts = np.append(True, hashes[1:] != hashes[:-1])
-    if bool(np.any(~starts[1:] & ~_neighbours_share_key(events, rows))):
+    if not _share_keys(events, rows, np.flatnonzero(~starts)):
         # Two keys share a 64-bit hash: group by the values themselves.
         codes = _key_codes(events)
         rows = np.argsort(codes, kind="stable")
@@ -90,32 +90,39 @@ def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
     return rows, starts
 
 
-def _neighbours_share_key(events: pa.Table, rows: Rows) -> Mask:
-    """Whether row i + 1 has the conversation key of row i, by value."""
-    account, channel = (codes_of(events[name])[rows] for name in ("account_id", "channel"))
-    keyed = np.asarray(one_chunk(events["conversation_id"]).is_valid())[rows]
-    same: Mask = (account[1:] == account[:-1]) & (keyed[1:] == keyed[:-1])
-    for name, chosen in (("conversation_id", keyed), ("customer_id", ~keyed)):
-        # Text is gathered for the rows whose key has it only.
-        some = np.flatnonzero(chosen)
-        if len(some) > 1:
-            text = one_chunk(events[name]).take(pa.array(rows[some]))
-            next_to = np.diff(some) == 1
-            same[some[1:][next_to] - 1] &= _equal_neighbours(text)[next_to]
-    return same & (keyed[1:] | (channel[1:] == channel[:-1]))
+def _share_keys(events: pa.Table, rows: Rows, places: Rows) -> bool:
+    """Whether the rows at these places have the conversation key of the row before each, by value."""
+    this, before = rows[places], rows[places - 1]
+    account, channel = (codes_of(events[name]) for name in ("account_id", "channel"))
+    keyed = np.asarray(one_chunk(events["conversation_id"]).is_valid())
+    same = (account[this] == account[before]) & (keyed[this] == keyed[before])
+    if not same.all():
+        return False
+    keyed = keyed[this]
+    if not (keyed | (channel[this] == channel[before])).all():
+        return False
+    return all(
+        _equal_text(one_chunk(events[name]), this[chosen], before[chosen])
+        for name, chosen in (("conversation_id", keyed), ("customer_id", ~keyed))
+    )
 
 
-def _equal_neighbours(values: pa.Array) -> Mask:
-    equal = pc.fill_null(pc.equal(values.slice(1), values.slice(0, len(values) - 1)), False)
-    return np.asarray(equal).astype(bool, copy=False)
+def _equal_text(values: pa.Array, this: Rows, before: Rows) -> bool:
+    """Whether two lists of rows have the same text, row by row; equal codes are, others are compared."""
+    if pa.types.is_dictionary(values.type):
+        codes = dictionary_codes(values)
+        this, before = codes[this], codes[before]
+        other = np.flatnonzero(this != before)
+        values, this, before = values.dictionary, this[other], before[other]
+    return bool(pc.all(pc.equal(values.take(pa.array(this)), values.take(pa.array(before)))).as_py() is not False)
 
 
 def _key_codes(events: pa.Table) -> Rows:
     """A number for each row's conversation key, equal where the keys are equal by value."""
-    conversation = dense_codes(events["conversation_id"])
+    conversation = dense_codes(plain(events["conversation_id"]))
     unkeyed = conversation < 0
     parts = [dense_codes(events["account_id"]), conversation]
-    parts += [np.where(unkeyed, dense_codes(events[c]), -2) for c in ("channel", "customer_id")]
+    parts += [np.where(unkeyed, dense_codes(plain(events[c])), -2) for c in ("channel", "customer_id")]
     return combine_codes(parts)
 
 
@@ -170,7 +177,7 @@ def _content_rank(some: pa.Table, name: str) -> npt.NDArray[np.float64] | Rows:
         return np.asarray(column.fill_null(-np.inf))
     if pa.types.is_timestamp(column.type):
         return np.asarray(column.cast(pa.int64()))
-    return dense_codes(column)
+    return dense_codes(plain(column))
 
 
 def _alphabetical(words: tuple[str, ...]) -> Rows:
@@ -209,6 +216,12 @@ def dense_codes(column: pa.Array | pa.ChunkedArray) -> Rows:
     ranks[np.asarray(pc.sort_indices(column.dictionary))] = np.arange(len(column.dictionary))
     ranks[-1] = -1
     return ranks[dictionary_codes(column)]
+
+
+def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Text as plain strings, whatever dictionary it was over."""
+    column = one_chunk(column)
+    return column.dictionary.take(column.indices) if pa.types.is_dictionary(column.type) else column
 
 
 def combine_codes(parts: list[Rows]) -> Rows:

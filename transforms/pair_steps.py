@@ -24,7 +24,7 @@ from transforms.paired_rows import PairedRows, pair_rows
 from transforms.repeat_steps import FindRepeatContacts
 from transforms.settings import Settings
 from transforms.shards import shard_of
-from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard
+from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard, with_plain_ids
 from transforms.statistics import Statistics, add_statistics
 from transforms.steps import COUNTS, DEAD_LETTERS, LATEST
 from transforms.tables import CONVERSATIONS
@@ -158,7 +158,7 @@ class _PairFn(ThreadedFn):
                 before = self._growing.before
                 old, looked_at = _old_rows(self._growing, shard, rows, as_of, also)
                 was = pair_rows(old, self._settings, before.as_of or 0, grows=True)
-                rows = _together([without_sources(old, before.replaced), rows])
+                rows = _together([without_sources(old, before.replaced), with_plain_ids(rows)])
         now = pair_rows(rows, self._settings, as_of, self._growing is not None)
         statistics = now.paired.statistics
         if was is not None:
@@ -233,7 +233,7 @@ def _customers(element: tuple[int, Iterable[ShardFile]], growing: Growing, as_of
     shard, parts = element
     rows = read_shard(list(parts), SHUFFLED_EVENTS.names)
     old, _ = _old_rows(growing, shard, rows, as_of or 0, _NO_KEYS)
-    return _distinct([_together([old, rows])])
+    return _distinct([_together([old, with_plain_ids(rows)])])
 
 
 def _distinct(tables: Iterable[pa.Table]) -> pa.Table:

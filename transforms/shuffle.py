@@ -12,24 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.hashing import conversation_key_hash, hash_column
-from transforms.schema import PARSED_EVENTS
+from transforms.ordering import one_chunk
+from transforms.schema import PARSED_EVENTS, WORD
 from transforms.shards import shard_of
 
-_PLAIN = ("conversation_id", "customer_id")
+_IDS = ("conversation_id", "customer_id")
 
 SHUFFLED_EVENTS = pa.schema(
-    [
-        *(field.with_type(pa.string()) if field.name in _PLAIN else field for field in PARSED_EVENTS),
-        pa.field("key_hash", pa.uint64(), False),
-        pa.field("event_hash", pa.uint64(), False),
-    ]
+    [*PARSED_EVENTS, pa.field("key_hash", pa.uint64(), False), pa.field("event_hash", pa.uint64(), False)]
 )
 """PARSED_EVENTS and the hashes of the conversation key and of event_id.
 
-A block repeats its ids, so their words are hashed once; in a shard they come from many blocks and stand plain.
+A block repeats its ids, so each is hashed and written once. In a shard they come from many blocks: the dictionaries of
+conversation_id and customer_id are put one after another, so that equal codes are equal ids, but not the other way.
 """
+
+PLAIN_EVENTS = pa.schema([field.with_type(pa.string()) if field.name in _IDS else field for field in SHUFFLED_EVENTS])
+"""The same with plain ids, for rows that are kept."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,6 @@ def split_by_key(events: pa.Table, shards: int) -> list[tuple[int, pa.Table]]:
     if shards > 1:
         order = pa.array(np.argsort(narrow, kind="stable"))
         columns = {name: _take(values, order) for name, values in columns.items()}
-    for name in _PLAIN:
-        columns[name] = columns[name].dictionary.take(columns[name].indices)
     ordered = pa.Table.from_arrays([columns[name] for name in SHUFFLED_EVENTS.names], schema=SHUFFLED_EVENTS)
     begins = np.cumsum(sizes) - sizes
     return [(int(number), ordered.slice(int(begins[number]), int(sizes[number]))) for number in np.flatnonzero(sizes)]
@@ -109,7 +109,7 @@ def read_shard(files: Iterable[ShardFile], columns: Sequence[str]) -> pa.Table:
       columns: columns of SHUFFLED_EVENTS.
 
     Returns:
-      The columns; dictionary columns share one dictionary.
+      The columns; those of words share one dictionary each, with ids as SHUFFLED_EVENTS says.
     """
     tables = [SHUFFLED_EVENTS.empty_table().select(columns)]
     for file in files:
@@ -118,4 +118,29 @@ def read_shard(files: Iterable[ShardFile], columns: Sequence[str]) -> pa.Table:
         with pa.memory_map(file.path) as source:
             batch = pa.ipc.open_file(source).get_batch(file.batch)
             tables.append(pa.Table.from_batches([batch]).select(columns))
-    return pa.concat_tables(tables).unify_dictionaries()
+    words = [name for name in columns if name not in _IDS]
+    whole = pa.concat_tables([table.select(words) for table in tables]).unify_dictionaries()
+    for name in _IDS:
+        if name in columns:
+            whole = whole.append_column(name, _one_after_another([c for t in tables for c in t[name].chunks]))
+    return whole.select(list(columns))
+
+
+def _one_after_another(parts: list[pa.DictionaryArray]) -> pa.DictionaryArray:
+    """The parts as one array, over their dictionaries one after another."""
+    if not parts:
+        return pa.array([], WORD)
+    begins = np.cumsum([0, *(len(part.dictionary) for part in parts[:-1])])
+    codes = [pc.add(part.indices, pa.scalar(int(begin), pa.int32())) for part, begin in zip(parts, begins, strict=True)]
+    return pa.DictionaryArray.from_arrays(
+        pa.concat_arrays(codes), pa.concat_arrays([part.dictionary for part in parts]), safe=False
+    )
+
+
+def with_plain_ids(events: pa.Table) -> pa.Table:
+    """The rows with the types of PLAIN_EVENTS."""
+    for name in _IDS:
+        place, column = events.schema.get_field_index(name), one_chunk(events[name])
+        if pa.types.is_dictionary(column.type):
+            events = events.set_column(place, PLAIN_EVENTS.field(name), column.dictionary.take(column.indices))
+    return events

@@ -19,13 +19,14 @@ SELECT
     (SELECT count(*) FROM care.conversations) AS conversation_count,
     (SELECT count(*) FROM care.turns) AS turn_count,
     (
-        SELECT coalesce(json_group_object(reason, letters ORDER BY reason), '{}')
+        SELECT '{' || coalesce(string_agg('"' || reason || '": ' || letters, ', ' ORDER BY reason), '') || '}'
         FROM (SELECT reason, count(*) AS letters FROM care.dead_letters GROUP BY reason)
     ) AS dead_letters_by_reason,
     (
-        SELECT json_group_array({name: source, bytes: file_size_bytes, 'rows': num_rows} ORDER BY first_row) FROM files
+        SELECT to_json(list({'name': source, 'bytes': file_size_bytes, 'rows': num_rows} ORDER BY first_row))
+        FROM files
     ) AS inputs,
     getvariable('settings') AS settings,
-    epoch_us(clock_timestamp() - getvariable('started_at')) / 1e6 AS duration_seconds,
+    epoch_us(now() - getvariable('started_at')) / 1e6 AS duration_seconds,
     getvariable('version') AS version
 FROM counts;
