@@ -87,12 +87,14 @@ def main() -> None:
 
     first = append(generate(folder, given.events), output, config)
     print(f"history of {given.events:,} events: {first.wall:.1f} s, peak {first.peak:.2f} GiB", flush=True)
+    # The history is on disk by the time the next day comes.
+    os.sync()
     for day in ("2026-04-01", "2026-04-02", "2026-04-03"):
         before = parquet_files(output)
         cost = append(one_day(folder, day), output, config)
         after = parquet_files(output)
         written = sum(before.get(path) != inode for path, inode in after.items())
-        print(f"append of {NEW_EVENTS:,} events: {took(cost.said):.1f} s after start-up ({cost.wall:.1f} s in all), ", end="")
+        print(f"append of {NEW_EVENTS:,} events: {took(cost.said):.1f} s after start-up, {cost.wall:.1f} s in all, ", end="")
         print(f"peak {cost.peak:.2f} GiB, {written} of {len(after)} Parquet files written", flush=True)
     packed = care_kpis("compact", output)
     print(f"compact: {packed.wall:.1f} s, peak {packed.peak:.2f} GiB")
