@@ -1,6 +1,7 @@
 # make         KPIs of a sample of events, into output/
 # make test    every test
 # make bench   how fast the batch run is
+# make flink   the same sample on a Flink cluster of its own (needs Java 17 and Maven)
 # make lint    ruff and mypy
 # make docs    the lists of tables, columns and KPIs in the documentation, from the code
 # make lock    newest versions that setup.py allows, into requirements.lock
@@ -21,7 +22,7 @@ KEY := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"
 READY := $(VENV)/ready-$(KEY)
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test bench lint docs lock clean
+.PHONY: run test bench flink lint docs lock clean
 
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
@@ -31,6 +32,11 @@ test: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python tests/bench_batch.py
+
+# STAY=1 keeps the cluster, with its web UI, until Ctrl-C.
+flink: $(READY)
+	$(VENV)/bin/python -m pipelines.flink $(if $(STAY),--stay) \
+	  --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .
@@ -59,5 +65,5 @@ lock:
 	rm -rf $(VENV)-lock build
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .flink
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ import apache_beam as beam
 from pipelines.commit import Warehouse, begin_warehouse, commit_run
 from pipelines.cycle import Cycle, NothingNew, begin_growth, latest_of
 from pipelines.failures import named_runner, said_clearly
+from pipelines.flink.master import on_cluster
 from pipelines.growth import ROWS_FOLDER, STATE
 from pipelines.memory import keep_freed_memory
 from pipelines.options import BatchOptions, parse_beam_options
@@ -82,7 +83,7 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary |
             stages.begin("Reading events", rows)
             with begin_warehouse(snapshot, cycle) as warehouse:
                 stages.on_begin = partial(_load_facts, stages, warehouse)
-                with beam.Pipeline(options=beam_options) as pipeline:
+                with on_cluster(beam_options), beam.Pipeline(options=beam_options) as pipeline:
                     build(pipeline, cycle, snapshot.path, stages)
                 again = cycle.again(read_counts(work))
                 if again is None:

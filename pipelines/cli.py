@@ -18,6 +18,7 @@ from pipelines.commands.compact import compact
 from pipelines.commands.config import config
 from pipelines.commands.generate import generate
 from pipelines.commands.rebuild import rebuild
+from pipelines.commands.remote import load, upload
 from pipelines.commands.settings_options import resolve_settings, settings_options
 from pipelines.parameters import FORMATS, NamedPath
 from transforms.errors import UserError
@@ -60,7 +61,9 @@ def _show_version(context: click.Context, _option: click.Parameter, is_asked: bo
 @click.group(help=_GROUP_HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.rich_config(help_config={"text_paragraph_linebreaks": "\n\n", "max_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Version.")
-@click.command_panel("Commands", commands=["batch", "check", "rebuild", "compact", "generate", "config"])
+@click.command_panel(
+    "Commands", commands=["batch", "check", "rebuild", "compact", "upload", "load", "generate", "config"]
+)
 def care_kpis() -> None:
     """Holds the commands."""
 
@@ -157,7 +160,7 @@ def batch(
     show_summary(summary, [*source_notes(source), *sorted(unseen), *summary.notes])
 
 
-for _command in (check, rebuild, compact, generate, config):
+for _command in (check, rebuild, compact, upload, load, generate, config):
     care_kpis.add_command(_command)
 
 

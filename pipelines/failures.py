@@ -17,6 +17,18 @@ _ERRNO = re.compile(r"OSError: \[Errno (\d+)\]|PermissionError: \[Errno (\d+)\]"
 _SHORT_WRITE = re.compile(r"OSError: \d+ requested and \d+ written")
 _INTERRUPTS = ("KeyboardInterrupt", "Query interrupted")
 
+_MEANINGS = (
+    (re.compile(r"ConnectException.*finishConnect"), "Flink did not reach the worker pool of --environment_config"),
+    (
+        re.compile(r"StatusRuntimeException: (CANCELLED|UNAVAILABLE)"),
+        "a worker ended amid its work (killed, or no memory)",
+    ),
+    (re.compile(r"FileNotFoundError: .*_work"), "a worker does not see the output folder, or the run was stopped"),
+    (re.compile(r"NoResourceAvailableException"), "the cluster had not slots enough free for --parallelism"),
+    (re.compile(r"OutOfMemoryError"), "a Java process ran out of memory"),
+)
+"""What words in the failure of a cluster mean."""
+
 
 @contextmanager
 def said_clearly(output: Path, runner: str | None = None) -> Iterator[None]:
@@ -49,8 +61,9 @@ def said_clearly(output: Path, runner: str | None = None) -> Iterator[None]:
             ) from error
         if runner is not None:
             last = [line for line in str(error).splitlines() if line.strip()]
+            what = next((meaning for words, meaning in _MEANINGS if words.search(text)), "it failed")
             raise UserError(
-                f"Expected --runner {runner} to run the pipeline, but it failed: {last[-1] if last else text}; see "
+                f"Expected --runner {runner} to run the pipeline, but {what}: {last[-1] if last else text}; see "
                 "what it needs in Apache Beam's documentation, or leave --runner out."
             ) from error
         raise

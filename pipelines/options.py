@@ -189,12 +189,14 @@ def quieten_beam() -> None:
 
     Nothing here uses BigQuery, and what fails is raised and said once.
     """
-    logging.getLogger().addFilter(_is_not_about_bigquery)
+    logging.getLogger().addFilter(_is_worth_saying)
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
 
 
-def _is_not_about_bigquery(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("apitools not found")
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    # (A cluster's errors come here from portable_runner, which raises the last one too.)
+    return not str(record.msg).startswith("apitools not found") and record.module != "portable_runner"
 
 
 class _BeamOptionParser(argparse.ArgumentParser):

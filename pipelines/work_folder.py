@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +91,14 @@ class KeepLetters(beam.PTransform):
 
     def expand(self, letters: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return letters | beam.Map(_keep_table, self._folder)
+        return letters | beam.Map(_keep_table, self._folder, DEAD_LETTERS.key)
 
 
-def _keep_table(table: pa.Table, folder: Path) -> None:
+def _keep_table(table: pa.Table, folder: Path, key: Sequence[str]) -> None:
+    """Keeps a part under the name of its first key, which no other part has: made anew, it takes its own place."""
     folder.mkdir(exist_ok=True, parents=True)
-    _write_arrow(table, folder / f"{uuid.uuid4().hex}.arrow")
+    first = table.select(list(key)).sort_by([(name, "ascending") for name in key]).slice(0, 1).to_pylist()
+    _write_arrow(table, folder / f"{hashlib.sha256(repr(first).encode()).hexdigest()}.arrow")
 
 
 class KeepChanges(beam.PTransform):
@@ -110,8 +115,8 @@ class KeepChanges(beam.PTransform):
 
 
 def _keep_change(change: TableChange, folder: Path) -> None:
-    _keep_table(change.removed, folder / f"{change.table}-removed")
-    _keep_table(change.added, folder / f"{change.table}-added")
+    _keep_table(change.removed, folder / f"{change.table}-removed", ["key_hash"])
+    _keep_table(change.added, folder / f"{change.table}-added", ["key_hash"])
 
 
 class KeepWakes(beam.PTransform):
@@ -129,7 +134,9 @@ class KeepWakes(beam.PTransform):
 
 def _keep_wakes(wakes: tuple[Hashes, Wakes], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    np.savez(folder / f"{uuid.uuid4().hex}.npz", looked_at=wakes[0], found=wakes[1])
+    first = np.sort(np.concatenate([wakes[0], wakes[1]["key_hash"]]))[:1]
+    with _whole(folder / f"{first.tobytes().hex()}.npz") as path, path.open("wb") as file:
+        np.savez(file, looked_at=wakes[0], found=wakes[1])
 
 
 class KeepCounts(beam.PTransform):
@@ -212,8 +219,16 @@ def read_wakes(work: Path) -> tuple[Hashes, list[Wakes]]:
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with _whole(path) as whole, pa.OSFile(str(whole), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A place to write to that becomes `path` in one step: a worker that dies leaves no half file under its name."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}")
+    yield unfinished
+    os.replace(unfinished, path)
 
 
 def _read_arrow(path: Path) -> pa.Table:

@@ -131,7 +131,8 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is there may be a hard link to a file that was published.
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         with pq.ParquetWriter(
             path,
             stored,

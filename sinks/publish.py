@@ -250,12 +250,13 @@ class Snapshot:
         return known
 
 
-def open_snapshot(output: Path | str, *, rebuild: bool = False) -> Snapshot:
+def open_snapshot(output: Path | str, *, rebuild: bool = False, commit_id: int | None = None) -> Snapshot:
     """Takes the output folder for one run and prepares a place to write into.
 
     Args:
       output: the output folder; made if it is not there. What dead runs left in it is removed.
       rebuild: make the current commit anew, instead of the next one.
+      commit_id: number of a commit that is taken over from elsewhere, not below the current one.
 
     Returns:
       The snapshot to write, best in a `with`.
@@ -272,13 +273,13 @@ def open_snapshot(output: Path | str, *, rebuild: bool = False) -> Snapshot:
         lock = take_lock(output)
     try:
         with writing(output):
-            return _prepare(output, lock, rebuild)
+            return _prepare(output, lock, rebuild, commit_id)
     except BaseException:
         os.close(lock)
         raise
 
 
-def _prepare(output: Path, lock: int, rebuild: bool) -> Snapshot:
+def _prepare(output: Path, lock: int, rebuild: bool, commit_id: int | None) -> Snapshot:
     """Clears away what dead runs left and makes the folder of this one."""
     snapshots = output / SNAPSHOTS
     current, previous = (0, 0), None
@@ -289,8 +290,8 @@ def _prepare(output: Path, lock: int, rebuild: bool) -> Snapshot:
     # What is above the current number was never published; of those below, the nearest may still be read.
     published = [path for path in finished_snapshots(output) if number_of(path.name) <= current]
     remove_others(snapshots, set(published[-2:]))
-    commit_id = current[0] + (not rebuild)
-    name = f"{commit_id:06d}.{current[1] + 1}" if rebuild else f"{commit_id:06d}"
+    commit_id = commit_id or current[0] + (not rebuild)
+    name = f"{commit_id:06d}.{current[1] + 1}" if commit_id == current[0] else f"{commit_id:06d}"
     # A name of its own: a worker that outlived a killed run must not write into this one.
     path = snapshots / f"{name}-{secrets.token_hex(4)}.tmp"
     path.mkdir()

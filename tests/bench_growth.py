@@ -94,7 +94,10 @@ def main() -> None:
         cost = append(one_day(folder, day), output, config)
         after = parquet_files(output)
         written = sum(before.get(path) != inode for path, inode in after.items())
-        print(f"append of {NEW_EVENTS:,} events: {took(cost.said):.1f} s after start-up, {cost.wall:.1f} s in all, ", end="")
+        print(
+            f"append of {NEW_EVENTS:,} events: {took(cost.said):.1f} s after start-up, {cost.wall:.1f} s in all, ",
+            end="",
+        )
         print(f"peak {cost.peak:.2f} GiB, {written} of {len(after)} Parquet files written", flush=True)
     packed = care_kpis("compact", output)
     print(f"compact: {packed.wall:.1f} s, peak {packed.peak:.2f} GiB")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class Growing:
       keep: folder for the open rows of this cycle.
       shards: number of shards.
       before: the result that it begins with; None: it is the first.
+      name: of this cycle's files: no other cycle's, and the same when a worker makes one anew.
     """
 
     keep: Path
     shards: int
     before: Before | None = None
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class _PairFn(ThreadedFn):
         was, looked_at = None, _NO_KEYS
         if self._growing is not None:
             if rows.num_rows:
-                write_rows(rows, self._growing.keep / f"{shard:05}-{uuid.uuid4().hex[:8]}.arrow")
+                write_rows(rows, self._growing.keep / f"{shard:05}-{self._growing.name}.arrow")
             if self._growing.before is not None:
                 before = self._growing.before
                 old, looked_at = _old_rows(self._growing, shard, rows, as_of, also)

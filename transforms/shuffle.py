@@ -94,7 +94,6 @@ def write_shards(events: pa.Table, shards: int, folder: str) -> list[tuple[int, 
     if not parts:
         return []
     path = Path(folder) / f"{uuid.uuid4().hex}.arrow"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SHUFFLED_EVENTS) as writer:
         for _, rows in parts:
             writer.write_batch(rows.combine_chunks().to_batches()[0])

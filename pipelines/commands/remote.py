@@ -1,0 +1,57 @@
+"""`care-kpis upload` and `care-kpis load`: a result on another file system, and back on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from pipelines.parameters import NamedPath
+
+_UPLOAD_HELP = """Put a result where other machines find it.
+
+The Parquet files go to any file system that Apache Beam knows, or to a mounted folder; files that are there already are
+not sent again. A reader there sees the old result or the new one.
+
+\b
+Examples:
+  care-kpis upload output gs://bucket/care
+  care-kpis upload output /mnt/share/care
+"""
+_LOAD_HELP = """Fetch a result that was uploaded, and make a DuckDB file of it here.
+
+Files that are here already are not fetched again. Run it as often as you like, from a schedule too.
+
+\b
+Example:
+  care-kpis load gs://bucket/care --output care
+"""
+
+
+@click.command(help=_UPLOAD_HELP)
+@click.argument("output", type=NamedPath(path_type=Path, file_okay=False, exists=True))
+@click.argument("url")
+def upload(output: Path, url: str) -> None:
+    """Says what was sent."""
+    from pipelines.options import quieten_beam
+    from sinks.remote import upload as send
+
+    quieten_beam()
+    done = send(output, url)
+    click.echo(f"Commit {done.commit_id}: {done.files:,} files sent ({done.bytes / 1e6:,.1f} MB), {done.kept:,} kept")
+
+
+@click.command(help=_LOAD_HELP)
+@click.argument("url")
+@click.option("--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the result.")
+def load(url: str, output: Path) -> None:
+    """Says what was fetched."""
+    from pipelines.options import quieten_beam
+    from sinks.remote import load as fetch
+
+    quieten_beam()
+    done = fetch(url, output)
+    click.echo(
+        f"Commit {done.commit_id}: {done.files:,} files fetched ({done.bytes / 1e6:,.1f} MB), {done.kept:,} kept"
+    )
+    click.echo(f"DuckDB {output / 'care.duckdb'}")
