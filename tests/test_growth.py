@@ -23,11 +23,12 @@ from fixtures.generate import write_events
 from pipelines.batch import run
 from pipelines.cli import main
 from pipelines.cycle import NothingNew
-from pipelines.growth import STATE, STATE_FILE
+from pipelines.growth import STATE, STATE_FILE, WAKES_FILE
 from pipelines.options import BatchOptions
 from pipelines.summary import RunSummary
 from transforms.errors import UserError
 from transforms.settings import HOUR, ChannelSettings, Settings
+from transforms.wakes import load_wakes
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("conversations", "turns", "kpi_statistics", "kpis", "dead_letters")
@@ -212,6 +213,17 @@ def test_time_alone_changes_something(tmp_path: Path) -> None:
     assert rows_of(output) == rows_of(tmp_path / "whole")
     with duckdb.connect(str(output / "care.duckdb"), read_only=True) as warehouse:
         assert warehouse.sql("SELECT count(*) FROM conversations WHERE is_resolution_inferred").fetchall() == [(1,)]
+
+
+def test_wakes_do_not_pile_up(tmp_path: Path) -> None:
+    """There is one for each open conversation, however often it was looked at."""
+    output = tmp_path / "output"
+    for day in range(4):
+        lines = [event(f"m{day}", 24 * day), event(f"n{day}", 24 * day + 1, conversation_id="d")]
+        append([write(tmp_path / f"{day}.ndjson", *lines)], output)
+        assert len(load_wakes(output / ".current" / STATE / WAKES_FILE)) == 2
+    append([write(tmp_path / "end.ndjson", event("r", 99, "resolved"))], output)
+    assert len(load_wakes(output / ".current" / STATE / WAKES_FILE)) == 1
 
 
 def test_as_of_goes_on_and_back(tmp_path: Path) -> None:
