@@ -215,6 +215,32 @@ def test_time_alone_changes_something(tmp_path: Path) -> None:
         assert warehouse.sql("SELECT count(*) FROM conversations WHERE is_resolution_inferred").fetchall() == [(1,)]
 
 
+def test_repeat_contacts_across_commits(tmp_path: Path) -> None:
+    """A customer who comes back undoes a first contact resolution of another key, once, whatever is looked at later."""
+    settings = Settings(repeat_contact=48 * HOUR)
+
+    def solved(thread: str, hour: float, customer: str) -> list[bytes]:
+        more = {"conversation_id": thread, "customer_id": customer}
+        return [
+            event(f"m{thread}", hour, **more),
+            event(f"h{thread}", hour + 1, "reply", author_type="agent", **more),
+            event(f"r{thread}", hour + 2, "resolved", **more),
+        ]
+
+    days = [
+        [*solved("c1", 1, "u"), *solved("c2", 1, "v")],
+        solved("c3", 20, "u"),
+        [event("w", 30, "wrap_up", conversation_id="c1", customer_id="u", duration_seconds=60)],
+        [*solved("c4", 40, "w"), *solved("c5", 41, "v")],
+        [event("n", 45, "note", conversation_id="c3", customer_id="u")],
+    ]
+    files = [write(tmp_path / f"{place}.ndjson", *lines) for place, lines in enumerate(days)]
+    for place, file in enumerate(files):
+        append([file], tmp_path / "output", settings)
+        run(options(files[: place + 1], tmp_path / f"whole-{place}", settings))
+        assert rows_of(tmp_path / "output") == rows_of(tmp_path / f"whole-{place}")
+
+
 def test_wakes_do_not_pile_up(tmp_path: Path) -> None:
     """There is one for each open conversation, however often it was looked at."""
     output = tmp_path / "output"
@@ -228,7 +254,7 @@ def test_wakes_do_not_pile_up(tmp_path: Path) -> None:
 
 def test_as_of_goes_on_and_back(tmp_path: Path) -> None:
     """A given as_of may be later without any new file; without it the result is as of its latest event again."""
-    settings = Settings(default=ChannelSettings(gap=HOUR, max_idle=48 * HOUR))
+    settings = Settings(default=ChannelSettings(gap=HOUR, max_idle=48 * HOUR, max_open=48 * HOUR))
     one = write(tmp_path / "1.ndjson", event("a", 1))
     two = write(tmp_path / "2.ndjson", event("b", 2, conversation_id="d"))
     output = tmp_path / "output"
@@ -244,8 +270,8 @@ def test_as_of_goes_on_and_back(tmp_path: Path) -> None:
 
 def test_the_latest_event_is_replaced(tmp_path: Path) -> None:
     """An older copy of the latest event wins: time goes back."""
-    settings = Settings(default=ChannelSettings(gap=HOUR, max_idle=20 * HOUR))
-    one = write(tmp_path / "1.ndjson", event("a", 1), event("b", 2, conversation_id="d"), event("l", 30))
+    settings = Settings(default=ChannelSettings(gap=HOUR, max_idle=20 * HOUR, max_open=20 * HOUR))
+    one = write(tmp_path / "1.ndjson", event("a", 1, conversation_id="f"), event("b", 2), event("l", 30))
     two = write(tmp_path / "2.ndjson", event("l", 5), event("m", 4, conversation_id="e"))
     output = tmp_path / "output"
     append([one], output, settings)
