@@ -117,7 +117,7 @@ def test_parts_add_up_to_the_whole(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(100, 160, 10))
+@pytest.mark.parametrize("first", range(100, 140, 10))
 def test_many_worlds_add_up(first: int, tmp_path: Path) -> None:
     """The same of many more worlds."""
     for seed in range(first, first + 10):
@@ -313,7 +313,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A result of two days, the file of a third, and the result with it."""
     folder = tmp_path_factory.mktemp("days")
-    write_events(folder / "in", events=60_000, seed=3, format="ndjson", files=3, days=20)
+    write_events(folder / "in", events=30_000, seed=3, format="ndjson", files=3, days=20)
     first, second, third = sorted((folder / "in").iterdir())
     append([first, second], folder / "before")
     shutil.copytree(folder / "before", folder / "after", symlinks=True)
