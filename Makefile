@@ -59,7 +59,7 @@ $(READY):
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python $(PIP) install ".[audit,dev,test]"
+	$(VENV)-lock/bin/python $(PIP) install ".[audit,dev,report,test]"
 	{ echo "# Every package, tools for development and tests included, at the version that was tested: make lock"; \
 	  $(VENV)-lock/bin/python $(PIP) freeze --all --exclude pip --exclude care-kpis; } > requirements.lock
 	rm -rf $(VENV)-lock build

@@ -18,7 +18,11 @@ setup(
     packages=find_packages(
         include=["pipelines", "pipelines.*", "transforms", "transforms.*", "sinks", "sinks.*", "fixtures", "fixtures.*"]
     ),
-    package_data={"fixtures": ["sample/*", "golden/**/*"]},
+    package_data={
+        "fixtures": ["sample/*", "golden/**/*"],
+        "pipelines.report": ["templates/*", "locales/*"],
+        "pipelines.flink": ["pom.xml"],
+    },
     entry_points={"console_scripts": ["care-kpis = pipelines.cli:main"]},
     install_requires=[
         "apache-beam>=2.77,<3",
@@ -26,6 +30,7 @@ setup(
         "duckdb>=2.0,<3",
         "numpy>=2.2,<3",
         "pandas>=3.0,<4",
+        "prompt_toolkit>=3.0.50,<4",
         "pyarrow>=25,<26",
         "rich>=14,<16",
         "rich-click>=1.9,<2",
@@ -34,7 +39,8 @@ setup(
     ],
     extras_require={
         "audit": ["great-expectations>=1.24,<2"],
-        "test": ["hypothesis>=6.100", "pytest>=8"],
+        "report": ["babel>=2.17,<3", "jinja2>=3.1,<4", "matplotlib>=3.10,<4", "xlsxwriter>=3.2,<4"],
+        "test": ["hypothesis>=6.100", "polars>=2.1,<3", "pytest>=8"],
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "setuptools>=77"],
     },
     classifiers=[
