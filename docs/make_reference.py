@@ -50,15 +50,16 @@ This page is made from the code by `make docs`.
 _VIEWS = """\
 ## Views
 
-Only in `care.duckdb`. The columns of all of them are those of [`kpis`](#kpis) unless said otherwise: first what names
-the window, then every KPI.
+Only in `care.duckdb`. The columns of those that begin with `kpis` are those of [`kpis`](#kpis) unless said otherwise:
+first what names the window, then every KPI.
 """
 
 _MACROS = """\
 ## Macros
 
-Only in `care.duckdb`. `kpis_as_of` is a table to select from: [history.md](history.md). The others are for percentiles
-over windows that you put together yourself:
+Only in `care.duckdb`. Those with `from_at` and `to_at`, `kpis_beside_last_week` and `kpis_as_of` are tables to select
+from: [cookbook.md](cookbook.md) has examples, [history.md](history.md) those of `kpis_as_of`. Parameters with `:=` may
+be left out, and are given by name. The others are for percentiles over windows that you put together yourself:
 
 ```sql
 SELECT channel, histogram_percentile(merge_histograms(list(reply_histogram)), 0.9) AS p90_reply_seconds
@@ -184,7 +185,7 @@ def _view_section(view: View, types: Types) -> str:
     gone = [f"`{name}`" for name in known if name not in {column.name for column in view.columns}]
     own = [column for column in view.columns if known.get(column.name) != column.description]
     lines = [f"### {view.name}\n", f"{view.sentence}\n"]
-    if gone:
+    if gone and any(column.name == KPIS[-1].name for column in view.columns):
         lines.append(f"Without {', '.join(gone)}.\n")
     if own:
         lines.append(_columns(view.name, own, types))

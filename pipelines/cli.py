@@ -19,7 +19,10 @@ from pipelines.commands.config import config
 from pipelines.commands.generate import generate
 from pipelines.commands.rebuild import rebuild
 from pipelines.commands.remote import load, upload
+from pipelines.commands.report import report
 from pipelines.commands.settings_options import resolve_settings, settings_options
+from pipelines.commands.shell import shell
+from pipelines.commands.sql import sql
 from pipelines.parameters import FORMATS, NamedPath
 from transforms.errors import UserError
 
@@ -62,7 +65,8 @@ def _show_version(context: click.Context, _option: click.Parameter, is_asked: bo
 @click.rich_config(help_config={"text_paragraph_linebreaks": "\n\n", "max_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Version.")
 @click.command_panel(
-    "Commands", commands=["batch", "check", "rebuild", "compact", "upload", "load", "generate", "config"]
+    "Commands",
+    commands=["batch", "report", "sql", "shell", "check", "rebuild", "compact", "upload", "load", "generate", "config"],
 )
 def care_kpis() -> None:
     """Holds the commands."""
@@ -160,7 +164,7 @@ def batch(
     show_summary(summary, [*source_notes(source), *sorted(unseen), *summary.notes])
 
 
-for _command in (check, rebuild, compact, upload, load, generate, config):
+for _command in (report, sql, shell, check, rebuild, compact, upload, load, generate, config):
     care_kpis.add_command(_command)
 
 

@@ -1,27 +1,12 @@
-"""Macros of the warehouse: histograms put together, and what `kpis` said at some moment."""
+"""Macros of the warehouse: histograms put together, what `kpis` said at some moment, and those of questions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from sinks.views import KPI_VALUES, kpis_query
+from sinks.credit import CREDIT_MACROS
+from sinks.moments import MOMENT_MACROS
+from sinks.periods import PERIOD_MACROS
+from sinks.views import KPI_VALUES, Macro, kpis_query
 from transforms.tables import KPI_CHANGES, KPI_TABLE, RUNS
-
-
-@dataclass(frozen=True)
-class Macro:
-    """A macro: name, sentence, and what follows its name in CREATE MACRO.
-
-    Attributes:
-      kind: how COMMENT ON calls it: one that gives a value, or a table.
-    """
-
-    name: str
-    sentence: str
-    signature: str
-    kind: Literal["MACRO", "MACRO TABLE"] = "MACRO"
-
 
 _BUCKET = "CAST(NULL AS SMALLINT)"
 _NEEDED = "-CAST(ceil(q * CAST(list_sum(list_transform(histogram, lambda entry: entry.count)) AS BIGINT)) AS BIGINT)"
@@ -76,4 +61,7 @@ MACROS = (
         "SELECT unnest(flatten(histograms), recursive := true)) GROUP BY bucket))",
     ),
     _kpis_as_of(),
+    *MOMENT_MACROS,
+    *PERIOD_MACROS,
+    *CREDIT_MACROS,
 )

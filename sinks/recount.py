@@ -7,79 +7,20 @@ from collections.abc import Mapping
 
 from sinks.agreement import Verdict
 from sinks.arithmetic import EXACT, PARTS, prepare_parts
+from sinks.fact_values import (
+    AT_ITS_END,
+    ENGAGED,
+    MESSAGES,
+    MESSAGES_OF_TURNS,
+    OF_CONVERSATIONS,
+    RESOLVED,
+    Values,
+)
 from sinks.readings import Reading, quoted
 from transforms.tables import CONVERSATIONS, RUNS, TURNS
 
-Values = Mapping[str, str]
-"""SQL of what a row adds to statistics, by their names; a flag adds 1."""
-
-_RESOLVED = "resolution_seconds IS NOT NULL"
-_SPOKEN = "message_count > 0"
-
-
-def _micros(seconds: str) -> str:
-    return f"CAST({seconds} * 1e6 AS BIGINT)"
-
-
-_OF_CONVERSATIONS: Mapping[str, Values] = {
-    "opened_at": {
-        "conversation_count": _SPOKEN,
-        "proactive_count": "is_proactive",
-        "resolvable_count": f"{_SPOKEN} AND state <> 'dismissed' AND is_followed",
-        "resolvable_resolved_count": _RESOLVED,
-    },
-    "first_response_at": {
-        "first_response_count": "first_response_seconds IS NOT NULL",
-        "sum_first_response_seconds": _micros("first_response_seconds"),
-        "answer_count": "answer_seconds IS NOT NULL",
-        "sum_answer_seconds": _micros("answer_seconds"),
-    },
-    "first_reply_at": {
-        "first_reply_count": "first_reply_seconds IS NOT NULL",
-        "sum_first_reply_seconds": _micros("first_reply_seconds"),
-    },
-    "resolved_at": {
-        "resolved_count": _RESOLVED,
-        "sum_resolution_seconds": _micros("resolution_seconds"),
-        "sum_handle_seconds": f"{_micros('resolution_seconds')} + {_micros('wrap_up_seconds')}",
-        "sum_hold_seconds": f"CASE WHEN {_RESOLVED} THEN {_micros('hold_seconds')} END",
-        "sum_engaged_seconds": f"CASE WHEN {_RESOLVED} THEN {_micros('wrap_up_seconds')} END",
-    },
-    "handled_at": {
-        "handled_count": "is_handled",
-        "first_contact_resolution_count": "is_first_contact_resolution",
-        "one_touch_count": "is_one_touch",
-        "reopened_count": "is_handled AND reopen_count > 0",
-        "transferred_count": "is_handled AND transfer_count > 0",
-        "escalated_count": "is_handled AND escalation_count > 0",
-    },
-    "rated_at": {
-        "rating_count": f"{_SPOKEN} AND csat_score IS NOT NULL",
-        "sum_csat": f"CASE WHEN {_SPOKEN} THEN {_micros('csat_score')} END",
-        "satisfied_count": f"{_SPOKEN} AND csat_score >= 4",
-    },
-}
-"""What a conversation adds, by the time at which it falls on the activity basis."""
-
-_ENGAGED = {
-    "sum_engaged_seconds": "CASE WHEN is_resolved AND turn_started_at <= resolved_at "
-    "THEN epoch_us(turn_ended_at) - epoch_us(turn_started_at) END"
-}
-"""What a turn adds when its conversation is resolved."""
-
-_AT_ITS_END = {"answered_turn_count": "outcome = 'answered'", "sum_reply_seconds": _micros("wait_seconds")}
-"""What a turn adds at its end, in its own channel."""
-
-_MESSAGES = {name: name for name in ("message_count", "reply_count", "bot_reply_count")}
-_MESSAGES_OF_TURNS = {
-    "needs_reply_message_count": "CASE WHEN needs_reply THEN message_count END",
-    "responded_message_count": "CASE WHEN is_responded THEN message_count END",
-    "answered_message_count": "CASE WHEN outcome = 'answered' THEN message_count END",
-}
-"""What falls at the time of each message on the activity basis, which the tables do not tell: on the other one only."""
-
-_AT_OPENING = {name: value for values in _OF_CONVERSATIONS.values() for name, value in values.items()} | _MESSAGES
-_TURNS_AT_OPENING = {**_ENGAGED, **_AT_ITS_END, **_MESSAGES_OF_TURNS}
+_AT_OPENING = {name: value for values in OF_CONVERSATIONS.values() for name, value in values.items()} | MESSAGES
+_TURNS_AT_OPENING = {**ENGAGED, **AT_ITS_END, **MESSAGES_OF_TURNS}
 RECOUNTED = tuple(dict.fromkeys((*_AT_OPENING, *_TURNS_AT_OPENING)))
 """The statistics that can be counted again."""
 
@@ -111,10 +52,10 @@ def check_facts(reading: Reading) -> Verdict:
         _conversations(reading, "opened_at", _AT_OPENING),
         _turns(reading, "opened_at", _TURNS_AT_OPENING),
     )
-    for at, values in _OF_CONVERSATIONS.items():
-        of_turns = [_turns(reading, at, _ENGAGED)] if at == "resolved_at" else []
+    for at, values in OF_CONVERSATIONS.items():
+        of_turns = [_turns(reading, at, ENGAGED)] if at == "resolved_at" else []
         problems += _compare_days(reading, "activity", _conversations(reading, at, values), *of_turns)
-    problems += _compare_days(reading, "activity", _added(TURNS.name, "turn_ended_at", _AT_ITS_END))
+    problems += _compare_days(reading, "activity", _added(TURNS.name, "turn_ended_at", AT_ITS_END))
     conversations, turns = (reading.rows(f"SELECT count(*) FROM {spec.name}")[0][0] for spec in (CONVERSATIONS, TURNS))
     found = f"{len(RECOUNTED)} statistics of each day, from {conversations:,} conversations and {turns:,} turns"
     return Verdict(found, tuple(problems))
@@ -129,7 +70,7 @@ def _turns(reading: Reading, at: str, values: Values) -> tuple[str, Values]:
     """The same of turns, at one of the times of their conversation and in its channel."""
     key = "hash(conversation_key, started_at) AS id"
     # The day is found once a conversation, not once a turn.
-    conversations = f"SELECT {key}, day, account_id, channel, resolved_at, {_RESOLVED} AS is_resolved"
+    conversations = f"SELECT {key}, day, account_id, channel, resolved_at, {RESOLVED} AS is_resolved"
     turns = f"SELECT * EXCLUDE (conversation_key, started_at, account_id, channel), {key} FROM {TURNS.name}"
     rows = f"({turns}) JOIN ({conversations} FROM {_placed(CONVERSATIONS.name, at)}) USING (id)"
     return _sums(rows, values), values

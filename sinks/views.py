@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from transforms.definitions import KPIS, STATISTICS, Kpi
 from transforms.schema import TIMESTAMP, Column
-from transforms.tables import COMMIT_COLUMNS, COUNT, KPI_TABLE, MILLIONTHS, SECONDS, WINDOW, Table
+from transforms.tables import (
+    COMMIT_COLUMNS,
+    CONVERSATIONS,
+    COUNT,
+    KPI_TABLE,
+    MILLIONTHS,
+    SECONDS,
+    TEXT,
+    TURNS,
+    WINDOW,
+    Table,
+)
 
 KPI_VALUES = "kpi_values"
 """Table of the warehouse that holds `kpis` as stored; `kpis` itself is a view that adds the running sums."""
@@ -21,7 +33,9 @@ _STARTS = {column.name: column for column in WINDOW}
 _IS_COMPLETE = KPI_TABLE.columns[len(WINDOW)]
 _KPI_COLUMNS = tuple(Column(k.name, COUNT if k.unit == "count" else SECONDS, k.sentence) for k in KPIS)
 _STATISTIC_KINDS = {statistic.name: statistic.kind for statistic in STATISTICS}
-_HISTOGRAMS = tuple(statistic.name for statistic in STATISTICS if statistic.kind == "histogram")
+HISTOGRAMS = tuple(statistic.name for statistic in STATISTICS if statistic.kind == "histogram")
+"""The statistics from which percentiles are taken."""
+
 _AS_OF = "(SELECT as_of FROM runs ORDER BY commit_id DESC LIMIT 1)"
 
 WINDOWS = Table(
@@ -40,6 +54,16 @@ class View:
     sentence: str
     columns: tuple[Column, ...]
     query: str
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A macro: name, sentence, what follows its name in CREATE MACRO, and how COMMENT ON calls it."""
+
+    name: str
+    sentence: str
+    signature: str
+    kind: Literal["MACRO", "MACRO TABLE"] = "MACRO"
 
 
 def merged_value(kpi: Kpi, when: str = "") -> str:
@@ -81,7 +105,7 @@ def _merged_histograms(source: str, keys: str, sets: str) -> str:
         f"{name}_merged AS (SELECT {keys}, list({{'bucket': bucket, 'count': count}}) AS merged FROM ("
         f"SELECT {keys}, bucket, CAST(sum(count) AS BIGINT) AS count FROM ("
         f"SELECT {keys}, unnest({name}, recursive := true) FROM {source}) GROUP BY {sets}) GROUP BY {keys})"
-        for name in _HISTOGRAMS
+        for name in HISTOGRAMS
     )
 
 
@@ -173,7 +197,7 @@ def _kpis_all_channels() -> View:
         )
 
     totals = ", ".join(f"{total(k)} AS {k.name}" for k in KPIS if k.kind not in ("running", "percentile"))
-    joins = " ".join(f"LEFT JOIN {name}_merged USING ({keys})" for name in _HISTOGRAMS)
+    joins = " ".join(f"LEFT JOIN {name}_merged USING ({keys})" for name in HISTOGRAMS)
     return View(
         "kpis_all_channels",
         "One row per basis, grain and window in which anything fell: all accounts and channels together.",
@@ -196,7 +220,7 @@ def _kpis_last_28_days() -> View:
 
     totals = ", ".join(f"{value(k)} AS {k.name}" for k in KPIS if k.kind != "percentile")
     joins = " ".join(
-        f"LEFT JOIN {name}_merged ON totals.channel IS NOT DISTINCT FROM {name}_merged.channel" for name in _HISTOGRAMS
+        f"LEFT JOIN {name}_merged ON totals.channel IS NOT DISTINCT FROM {name}_merged.channel" for name in HISTOGRAMS
     )
     return View(
         "kpis_last_28_days",
@@ -225,5 +249,50 @@ def _kpis_last_28_days() -> View:
     )
 
 
-VIEWS = (_kpis(), _kpis_dense(), _kpis_latest_day(), _kpis_all_channels(), _kpis_last_28_days())
+def _waiting_now() -> View:
+    turns, conversations = ({column.name: column for column in spec.columns} for spec in (TURNS, CONVERSATIONS))
+    of_turn = ("conversation_key", "started_at", "turn_number", "account_id", "channel", "turn_started_at")
+    of_conversation = ("agent_id", "team_id", "topic", "priority", "language", "customer_id")
+
+    def said(key: str) -> str:
+        return f"coalesce(run.by_channel[c.channel], run.otherwise)->>'{key}'"
+
+    # Durations are written as in "1h30m"; a ticket with a life cycle may stay silent longer than the rest.
+    limit = (
+        "list_sum(list_transform(regexp_extract_all(CASE WHEN json_array_length(t.conversation_key) = 2 "
+        f"AND {said('has_life_cycle')} = 'true' AND {said('split_threads')} = 'false' "
+        f"AND {said('infer_resolution')} = 'false' THEN {said('max_open')} ELSE {said('max_idle')} END, "
+        "'[0-9.]+[dhms]'), lambda part: CAST(part[:-2] AS DOUBLE) * "
+        "CASE part[-1] WHEN 'd' THEN 86400 WHEN 'h' THEN 3600 WHEN 'm' THEN 60 ELSE 1 END))"
+    )
+    return View(
+        "waiting_now",
+        "One row per customer turn that waits for a human as of as_of, the longest wait first: neither answered nor "
+        "closed, in a conversation that is neither over by silence nor followed by another one of its key. A turn that "
+        "a bot replied to is here too; it counts as waiting in kpis only where it is due again.",
+        (
+            Column("waiting_seconds", SECONDS, "as_of - turn_started_at.", False),
+            *(turns[name] for name in of_turn),
+            *(
+                Column(name, TEXT, f"Of its conversation. {conversations[name].description}")
+                for name in of_conversation
+            ),
+            Column("message_count", COUNT, "Customer messages in the turn.", False),
+            Column("bot_replied_at", TIMESTAMP, turns["bot_replied_at"].description),
+        ),
+        "WITH run AS (SELECT as_of, CAST(settings->'channel' AS MAP(VARCHAR, JSON)) AS by_channel, "
+        "CAST(settings AS JSON)->'default' AS otherwise FROM runs ORDER BY commit_id DESC LIMIT 1), "
+        "lasts AS (SELECT conversation_key, max(started_at) AS last_started_at FROM conversations GROUP BY ALL) "
+        "SELECT (epoch_us(run.as_of) - epoch_us(t.turn_started_at)) / 1e6 AS waiting_seconds, "
+        f"{', '.join(f't.{name}' for name in of_turn)}, {', '.join(f'c.{name}' for name in of_conversation)}, "
+        "t.message_count, t.bot_replied_at "
+        "FROM turns AS t JOIN conversations AS c USING (conversation_key, started_at) "
+        "JOIN lasts ON lasts.conversation_key = t.conversation_key AND lasts.last_started_at = t.started_at, run "
+        "WHERE t.outcome = 'waiting' AND c.state = 'open' "
+        f"AND epoch_us(run.as_of) <= epoch_us(c.last_event_at) + {limit} * 1e6 "
+        "ORDER BY t.turn_started_at, t.conversation_key, t.turn_number",
+    )
+
+
+VIEWS = (_kpis(), _kpis_dense(), _kpis_latest_day(), _kpis_all_channels(), _kpis_last_28_days(), _waiting_now())
 """In the order in which they can be made."""

@@ -110,7 +110,7 @@ def _share_keys(events: pa.Table, rows: Rows, places: Rows) -> bool:
 def _equal_text(values: pa.Array, this: Rows, before: Rows) -> bool:
     """Whether two lists of rows have the same text, row by row; equal codes are, others are compared."""
     if pa.types.is_dictionary(values.type):
-        codes = dictionary_codes(values)
+        codes = dictionary_codes(values).astype(np.int64)
         this, before = codes[this], codes[before]
         other = np.flatnonzero(this != before)
         values, this, before = values.dictionary, this[other], before[other]
