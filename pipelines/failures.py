@@ -17,14 +17,16 @@ _ERRNO = re.compile(r"OSError: \[Errno (\d+)\]|PermissionError: \[Errno (\d+)\]"
 _SHORT_WRITE = re.compile(r"OSError: \d+ requested and \d+ written")
 _INTERRUPTS = ("KeyboardInterrupt", "Query interrupted")
 
+_NO_SLOTS = re.compile(r"NoResourceAvailableException|TimeoutException: Timeout has occurred")
+_CANCELLED = re.compile(r"StatusRuntimeException: (CANCELLED|UNAVAILABLE)")
 _MEANINGS = (
     (re.compile(r"ConnectException.*finishConnect"), "Flink did not reach the worker pool of --environment_config"),
     (
-        re.compile(r"StatusRuntimeException: (CANCELLED|UNAVAILABLE)"),
-        "a worker ended amid its work (killed, or no memory)",
+        _CANCELLED,
+        "a worker ended amid its work (killed, out of memory)",
     ),
     (re.compile(r"FileNotFoundError: .*_work"), "a worker does not see the output folder, or the run was stopped"),
-    (re.compile(r"NoResourceAvailableException"), "the cluster had not slots enough free for --parallelism"),
+    (_NO_SLOTS, "the cluster had not as many free slots as --parallelism wants"),
     (re.compile(r"OutOfMemoryError"), "a Java process ran out of memory"),
 )
 """What words in the failure of a cluster mean."""

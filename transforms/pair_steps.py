@@ -106,12 +106,13 @@ class PairMessages(beam.PTransform):
         paired = shards | "Pair" >> pair.with_outputs(*_OUTPUTS, main="conversations")
         out = {name: paired[name] for name in ("conversations", *_OUTPUTS)}
         if settings.repeat_contact is not None:
-            out["conversations"], taken = paired.conversations | "RepeatContacts" >> FindRepeatContacts(settings)
+            find = FindRepeatContacts(settings, f"{self._folder}/taken")
+            out["conversations"], taken = paired.conversations | "RepeatContacts" >> find
             statistics = [paired[STATISTICS], taken]
             if before is not None:
-                was, taken = paired[WAS_CONVERSATIONS] | "WasRepeatContacts" >> FindRepeatContacts(settings)
-                out[WAS_CONVERSATIONS] = was
-                statistics.append(taken | "GiveBack" >> beam.Map(lambda part: -part))
+                find = FindRepeatContacts(settings, f"{self._folder}/given_back", gives_back=True)
+                out[WAS_CONVERSATIONS], given = paired[WAS_CONVERSATIONS] | "WasRepeatContacts" >> find
+                statistics.append(given)
             out[STATISTICS] = tuple(statistics) | "TakeBack" >> beam.Flatten()
         if before is not None:
             both = [

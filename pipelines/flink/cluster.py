@@ -30,7 +30,7 @@ TASK_MANAGER_HEAP = 700
 
 _FRAMEWORK_HEAP = 128
 _DIRECT = 256
-_NETWORK = 192
+_NETWORK_OF_SLOT = 96
 _MANAGED = 64
 _SECONDS_TO_START = 60
 _SECONDS_TO_STOP = 10
@@ -122,8 +122,8 @@ def run_cluster(
         lines = (f"{name}: {value}\n" for name, value in settings.items())
         (folder / "flink-conf.yaml").write_text("".join(lines), encoding="utf-8")
         commands = {
-            "job manager": _java(JOB_MANAGER, jar, folder, JOB_MANAGER_HEAP),
-            "task manager": _java(TASK_MANAGER, jar, folder, heap),
+            "job manager": _java(JOB_MANAGER, jar, folder, JOB_MANAGER_HEAP, _DIRECT),
+            "task manager": _java(TASK_MANAGER, jar, folder, heap, _DIRECT + _NETWORK_OF_SLOT * slots),
             "worker pool": [sys.executable, "-m", "pipelines.flink.worker_pool", "--port=0"],
         }
         started: dict[str, subprocess.Popen[bytes]] = {}
@@ -152,12 +152,14 @@ def _settings(folder: Path, port: int, rpc: int, slots: int, heap: int) -> dict[
         "taskmanager.memory.task.heap.size": f"{heap - _FRAMEWORK_HEAP}m",
         "taskmanager.memory.framework.off-heap.size": f"{_DIRECT // 2}m",
         "taskmanager.memory.task.off-heap.size": f"{_DIRECT // 2}m",
-        "taskmanager.memory.network.min": f"{_NETWORK}m",
-        "taskmanager.memory.network.max": f"{_NETWORK}m",
+        "taskmanager.memory.network.min": f"{_NETWORK_OF_SLOT * slots}m",
+        "taskmanager.memory.network.max": f"{_NETWORK_OF_SLOT * slots}m",
         "taskmanager.memory.managed.size": f"{_MANAGED}m",
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
+        # Of each exchange that is under way; 512 would be for far more than goes from step to step here.
+        "taskmanager.network.sort-shuffle.min-buffers": 64,
         "parallelism.default": slots,
         # A task manager that comes first asks again soon, not after ten seconds.
         "cluster.registration.error-delay": 300,
@@ -172,12 +174,12 @@ def _settings(folder: Path, port: int, rpc: int, slots: int, heap: int) -> dict[
     }
 
 
-def _java(main: str, jar: Path, folder: Path, heap: int) -> list[str]:
-    """The command that starts a part of Flink."""
+def _java(main: str, jar: Path, folder: Path, heap: int, direct: int) -> list[str]:
+    """The command that starts a part of Flink; sizes in MiB."""
     opened = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in OPENED_PACKAGES]
     limits = [
         f"-Xmx{heap}m",
-        f"-XX:MaxDirectMemorySize={_DIRECT + _NETWORK}m",
+        f"-XX:MaxDirectMemorySize={direct}m",
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
     ]

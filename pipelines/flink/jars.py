@@ -87,7 +87,7 @@ def merge_jars(jars: Iterable[Path], whole: Path) -> Path:
     """Makes one jar of many, that starts Beam's job server for Flink.
 
     One, since a job carries its jars to the cluster, and what takes long is their number. The manifest opens the
-    packages that Flink looks into, so that `java -jar` needs no options.
+    packages that Flink looks into, so that `java -jar` needs no options. Folders stay (the web UI asks for one).
 
     Args:
       jars: what goes in; where a file is in several, the first one counts, and lists of services are joined.
@@ -121,6 +121,6 @@ def merge_jars(jars: Iterable[Path], whole: Path) -> Path:
 
 
 def _is_left_out(entry: zipfile.ZipInfo) -> bool:
-    """Folders, and what holds for one jar only: its signatures and the name of its module."""
+    """What holds for one jar only: its signatures and the name of its module."""
     is_signature = entry.filename.startswith("META-INF/") and entry.filename.endswith(_SIGNATURES)
-    return entry.is_dir() or is_signature or entry.filename.endswith("module-info.class")
+    return is_signature or entry.filename.endswith("module-info.class")
