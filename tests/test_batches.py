@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -15,7 +16,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.testing.util import assert_that, equal_to
 
 from pipelines.options import parse_beam_options
-from transforms.batches import ArrowTableCoder, ThreadedFn
+from transforms.batches import ArrowTableCoder, ThreadedFn, keep_table, kept_table
 
 TABLE = pa.table({"word": pa.array(["a", None, "b"]).dictionary_encode(), "number": [1.5, None, 3.0]})
 
@@ -77,3 +78,14 @@ def test_an_error_in_a_thread_fails_the_step() -> None:
 
     with pytest.raises(Exception, match="no 3"), beam.Pipeline(options=parse_beam_options([])) as pipeline:
         pipeline | beam.Create([3]) | beam.ParDo(Broken())
+
+
+def test_a_table_that_is_kept_anew(tmp_path: Path) -> None:
+    """A worker that begins anew writes under the same name; who has the earlier one mapped keeps it."""
+    path = str(tmp_path / "kept")
+    table = pa.table({"a": list(range(1000)), "b": pa.array(["x", "y"] * 500).dictionary_encode()})
+    assert keep_table(table, path) == path
+    earlier = kept_table(path)
+    keep_table(table.slice(0, 0), path)
+    assert earlier.equals(table) and kept_table(path).equals(table.slice(0, 0))
+    assert [file.name for file in tmp_path.iterdir()] == ["kept"]

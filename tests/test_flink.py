@@ -54,9 +54,13 @@ def jar() -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(jar: Path) -> Iterator[Cluster]:
-    """A session cluster that begins a failed job anew twice; it leaves no process behind."""
+    """A session cluster that begins a failed job anew twice; it leaves no process behind.
+
+    It has little memory to sort in: what goes from step to step are the names of files, never large values.
+    """
     strategy = {"type": "fixed-delay", "fixed-delay.attempts": 2, "fixed-delay.delay": "100ms"}
-    with run_cluster(jar, more={f"restart-strategy.{name}": value for name, value in strategy.items()}) as running:
+    more = {f"restart-strategy.{name}": value for name, value in strategy.items()}
+    with run_cluster(jar, more={**more, "taskmanager.memory.managed.size": "16m"}) as running:
         yield running
     assert not [line for line in commands().values() if str(jar) in line or "pipelines.flink" in line]
     assert not running.logs.exists()

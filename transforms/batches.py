@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +48,24 @@ class ArrowTableCoder(coders.Coder):
 
 
 coders.registry.register_coder(pa.Table, ArrowTableCoder)
+
+
+def keep_table(table: pa.Table, path: str) -> str:
+    """Writes a table to a file and gives its name, which travels in its place: no runner has to sort large values.
+
+    Where a worker writes it once more, those that have the earlier one mapped keep it.
+    """
+    unfinished = f"{path}.{uuid.uuid4().hex}"
+    with pa.OSFile(unfinished, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    os.replace(unfinished, path)
+    return path
+
+
+def kept_table(path: str) -> pa.Table:
+    """Maps a table that was kept into memory."""
+    with pa.memory_map(path) as source:
+        return pa.ipc.open_stream(source).read_all()
 
 
 class ThreadedFn(beam.DoFn):

@@ -15,7 +15,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 
 from transforms import metrics
-from transforms.batches import ThreadedFn
+from transforms.batches import ThreadedFn, keep_table, kept_table
 from transforms.before import Before
 from transforms.changes import changed_rows
 from transforms.hashing import Hashes
@@ -116,7 +116,10 @@ class PairMessages(beam.PTransform):
             out[STATISTICS] = tuple(statistics) | "TakeBack" >> beam.Flatten()
         if before is not None:
             both = [
-                _typed(out[was], f"Was{spec.name}", out[now], f"Now{spec.name}")
+                {
+                    "was": out[was] | f"KeepWas{spec.name}" >> beam.Map(_keep, f"{self._folder}/was-{spec.name}"),
+                    "now": out[now] | f"KeepNow{spec.name}" >> beam.Map(_keep, f"{self._folder}/now-{spec.name}"),
+                }
                 | f"Beside{spec.name}" >> beam.CoGroupByKey()
                 | f"Compare{spec.name}" >> beam.Map(_compare, spec.name, spec.key)
                 for spec, was, now in (
@@ -247,20 +250,13 @@ def _distinct(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *parts]).group_by(names).aggregate([]).combine_chunks()
 
 
-def _typed(was: beam.PCollection, was_label: str, now: beam.PCollection, now_label: str) -> dict[str, Any]:
-    """Both sides, typed so that Beam uses the coder of tables."""
-    return {
-        "was": was | was_label >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table]),
-        "now": now | now_label >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table]),
-    }
+def _keep(element: tuple[int, pa.Table], files: str) -> tuple[int, str]:
+    shard, table = element
+    return shard, keep_table(table, f"{files}-{shard:05}")
 
 
-def _as_it_is(element: Any) -> Any:
-    return element
-
-
-def _compare(element: tuple[int, dict[str, Iterable[pa.Table]]], name: str, key: tuple[str, ...]) -> TableChange:
+def _compare(element: tuple[int, dict[str, Iterable[str]]], name: str, key: tuple[str, ...]) -> TableChange:
     """What changed in the rows of a shard."""
-    ((was,), (now,)) = (tuple(element[1][side]) for side in ("was", "now"))
+    was, now = (kept_table(*element[1][side]) for side in ("was", "now"))
     removed, added = changed_rows(was, now, key)
     return TableChange(name, was.take(pa.array(removed)), now.take(pa.array(added)))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsDict
 
+from transforms.batches import keep_table, kept_table
 from transforms.repeat_contacts import find_repeat_contacts, split_contacts, undo_resolutions
 from transforms.settings import Settings
 
@@ -33,12 +34,11 @@ class FindRepeatContacts(beam.PTransform):
     def expand(self, conversations: beam.PCollection) -> Any:
         """Applies the step."""
         assert self._settings.repeat_contact is not None
-        # The type makes Beam use the coder of tables where it keeps them until the repeat contacts are known.
-        conversations = conversations | "Typed" >> beam.Map(_as_it_is).with_output_types(tuple[int, pa.Table])
-        contacts = beam.FlatMap(_contacts_of_shard, self.SHARDS).with_output_types(tuple[int, pa.Table])
+        # They wait in files until the repeat contacts are known.
+        kept = conversations | "Keep" >> beam.Map(_keep, self._files)
         found = (
-            conversations
-            | "ByCustomer" >> contacts
+            kept
+            | "ByCustomer" >> beam.FlatMap(_contacts_of_shard, self.SHARDS)
             | "GroupByCustomer" >> beam.GroupByKey()
             | "Find" >> beam.Map(_find, self._settings, self._files, self._gives_back)
         )
@@ -47,26 +47,30 @@ class FindRepeatContacts(beam.PTransform):
             | "Rows" >> beam.FlatMap(lambda found: list(found[0].items()))
             | "RowsByShard" >> beam.CombinePerKey(_concatenate)
         )
-        undone = conversations | "Undo" >> beam.Map(_undo, AsDict(rows))
+        undone = kept | "Undo" >> beam.Map(_undo, AsDict(rows))
         return undone, found | "Statistics" >> beam.Map(lambda found: found[1])
 
 
-def _as_it_is(element: tuple[int, pa.Table]) -> tuple[int, pa.Table]:
-    return element
-
-
-def _contacts_of_shard(element: tuple[int, pa.Table], shards: int) -> list[tuple[int, pa.Table]]:
+def _keep(element: tuple[int, pa.Table], files: str) -> tuple[int, str]:
     shard, conversations = element
-    return split_contacts(conversations, shard, shards)
+    return shard, keep_table(conversations, f"{files}-conversations-{shard:05}")
+
+
+def _contacts_of_shard(element: tuple[int, str], shards: int) -> list[tuple[int, str]]:
+    """Shard by customer, and the file of its contacts."""
+    shard, kept = element
+    parts = split_contacts(kept_table(kept), shard, shards)
+    return [(number, keep_table(contacts, f"{kept}-contacts-{number:02}")) for number, contacts in parts]
 
 
 def _find(
-    element: tuple[int, Iterable[pa.Table]], settings: Settings, files: str, gives_back: bool
+    element: tuple[int, Iterable[str]], settings: Settings, files: str, gives_back: bool
 ) -> tuple[dict[int, Any], str]:
-    """Rows by shard, and the name of the file of their statistics, which are too large to travel."""
+    """Rows by shard, and the file of their statistics."""
     shard, parts = element
     assert settings.repeat_contact is not None
-    found = find_repeat_contacts(pa.concat_tables(parts), settings.repeat_contact, settings.timezone)
+    contacts = pa.concat_tables(map(kept_table, sorted(parts)))
+    found = find_repeat_contacts(contacts, settings.repeat_contact, settings.timezone)
     path = f"{files}-{shard:05}"
     (-found.statistics if gives_back else found.statistics).save(path)
     return found.rows, path
@@ -77,6 +81,6 @@ def _concatenate(parts: Iterable[Any]) -> Any:
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def _undo(element: tuple[int, pa.Table], rows: dict[int, Any]) -> tuple[int, pa.Table]:
-    shard, conversations = element
+def _undo(element: tuple[int, str], rows: dict[int, Any]) -> tuple[int, pa.Table]:
+    shard, conversations = element[0], kept_table(element[1])
     return shard, undo_resolutions(conversations, rows[shard]) if shard in rows else conversations
