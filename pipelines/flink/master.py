@@ -54,8 +54,11 @@ def on_cluster(options: PipelineOptions) -> Iterator[None]:
     _quieten_channels()
     flink, portable = options.view_as(FlinkRunnerOptions), options.view_as(PortableOptions)
     with _terminated_as_interrupted():
-        if portable.job_endpoint or flink.flink_master in _EMBEDDED:
-            # The workers are threads of ours; otherwise each stage would end them, with tracebacks, and start others.
+        if portable.job_endpoint:
+            yield
+            return
+        if flink.flink_master in _EMBEDDED:
+            # The workers are threads of ours; otherwise each stage would end them and start others.
             portable.environment_cache_millis = portable.environment_cache_millis or _MILLIS_TO_KEEP_WORKERS
             yield
             return
