@@ -41,7 +41,7 @@ from sinks.duckdb import WarehouseLoader
 from sinks.publish import open_snapshot
 from transforms.pair_steps import CHANGES, STATISTICS, TURNS, WAKES, WAS_LATEST, WAS_LETTERS, Growing, PairMessages
 from transforms.raw_rows import RawRows
-from transforms.steps import COUNTS, DEAD_LETTERS, LATEST, ComputeKpis, ParseEvents, ShuffleEvents
+from transforms.steps import COUNTS, DEAD_LETTERS, LATEST, ComputeKpis, Gather, ParseEvents, ShuffleEvents
 from transforms.tables import CONVERSATIONS
 from transforms.tables import TURNS as TURNS_TABLE
 
@@ -108,13 +108,10 @@ def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> 
     growing = None if growth is None else Growing(root / STATE / ROWS_FOLDER, shards, before)
     sources = {} if growth is None else growth.plan.sources
     parsed = _blocks(pipeline, cycle.files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token, sources))
-    read = parsed[LATEST] | "LatestRead" >> beam.CombineGlobally(latest_of)
-    as_of = read | "AsOf" >> beam.Map(cycle.as_of)
+    as_of = parsed[LATEST] | "LatestRead" >> Gather(latest_of) | "AsOf" >> beam.Map(cycle.as_of)
     shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work, all_shards=before is not None)
     told = shuffled | "TellPair" >> Tell(stages.token, "Pairing messages")
-    paired = told | "PairMessages" >> PairMessages(settings, as_of, work, growing)
-    kept = paired[LATEST] | "LatestKept" >> beam.CombineGlobally(latest_of)
-    was = paired[WAS_LATEST] | "WasLatest" >> beam.CombineGlobally(latest_of)
+    paired = told | "PairMessages" >> PairMessages(settings, as_of, work, growing and growing.itself)
     first, stored = Tell(stages.token, ADDING_UP), None if before is None else before.statistics
     kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of, first, stored)
 
@@ -130,7 +127,7 @@ def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> 
     parsed[DEAD_LETTERS] | "KeepLetters" >> KeepLetters(work)
     paired[DEAD_LETTERS] | "KeepPairLetters" >> KeepLetters(work, NOW_LETTERS_FOLDER)
     counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
-    counts | "KeepCounts" >> KeepCounts(work, read, kept, was)
+    counts | "KeepCounts" >> KeepCounts(work, parsed[LATEST], paired[LATEST], paired[WAS_LATEST])
 
 
 def _load_facts(stages: Stages, warehouse: Warehouse, stage: str) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.pvalue import AsSingleton
+from apache_beam.pvalue import AsIter
 
 from pipelines.stages import Stages
 from sinks.facts import part_name
@@ -24,7 +24,7 @@ from sinks.parquet import MONTHS, write_partitioned
 from transforms.batches import ThreadedFn
 from transforms.hashing import Hashes
 from transforms.pair_steps import TableChange
-from transforms.steps import AddCountsCombineFn
+from transforms.steps import Gather
 from transforms.tables import DEAD_LETTERS, Table
 from transforms.wakes import Wakes
 
@@ -140,21 +140,26 @@ def _keep_wakes(wakes: tuple[Hashes, Wakes], folder: Path) -> None:
 
 
 class KeepCounts(beam.PTransform):
-    """Numbers of rows by name -> one JSON file in the work folder, with the latest occurred_at beside them."""
+    """Numbers of rows by name -> one JSON file in the work folder, with the latest occurred_at beside their sums."""
 
     def __init__(self, work: Path, read: beam.PCollection, kept: beam.PCollection, was: beam.PCollection) -> None:
-        """Takes the work folder and the latest occurred_at of Counts, PCollections of one value or None."""
+        """Takes the work folder and moments of which the latest are those of Counts."""
         super().__init__()
-        self._work, self._latest = work, tuple(map(AsSingleton, (read, kept, was)))
+        self._work, self._moments = work, tuple(map(AsIter, (read, kept, was)))
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        total = counts | beam.CombineGlobally(AddCountsCombineFn())
-        return total | beam.Map(_keep_counts, self._work, *self._latest)
+        return counts | Gather(_keep_counts, self._work, *self._moments)
 
 
-def _keep_counts(counts: Counter[str], work: Path, read: int | None, kept: int | None, was: int | None) -> None:
-    said = {"rows": counts, "latest_read": read, "latest_kept": kept, "was_latest": was}
+def _keep_counts(
+    counts: Iterable[Counter[str]], work: Path, read: Iterable[int], kept: Iterable[int], was: Iterable[int]
+) -> None:
+    rows: Counter[str] = Counter()
+    for part in counts:
+        rows.update(part)
+    latest = {"latest_read": read, "latest_kept": kept, "was_latest": was}
+    said = {"rows": rows, **{name: max(moments, default=None) for name, moments in latest.items()}}
     (work / COUNTS_FILE).write_text(json.dumps(said), encoding="utf-8")
 
 

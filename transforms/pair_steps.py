@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from transforms.settings import Settings
 from transforms.shards import shard_of
 from transforms.shuffle import SHUFFLED_EVENTS, ShardFile, read_shard, with_plain_ids
 from transforms.statistics import Statistics, add_statistics
-from transforms.steps import COUNTS, DEAD_LETTERS, LATEST
+from transforms.steps import COUNTS, DEAD_LETTERS, LATEST, Gather
 from transforms.tables import CONVERSATIONS
 from transforms.tables import TURNS as TURNS_TABLE
 
 TURNS, STATISTICS, WAKES, CHANGES = "turns", "statistics", "wakes", "changes"
 WAS_CONVERSATIONS, WAS_TURNS, WAS_LETTERS, WAS_LATEST = "was_conversations", "was_turns", "was_letters", "was_latest"
 _OUTPUTS = (
-    *(TURNS, STATISTICS, COUNTS, DEAD_LETTERS, LATEST, WAKES),
+    *(TURNS, STATISTICS, COUNTS, DEAD_LETTERS, LATEST, WAKES, CHANGES),
     *(WAS_CONVERSATIONS, WAS_TURNS, WAS_LETTERS, WAS_LATEST),
 )
 
@@ -53,6 +53,10 @@ class Growing:
     shards: int
     before: Before | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+    def itself(self) -> Growing:
+        """The answer to how a result grows that is made in one cycle."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -83,24 +87,25 @@ class PairMessages(beam.PTransform):
     """
 
     def __init__(
-        self, settings: Settings, as_of: beam.PCollection, folder: Path, growing: Growing | None = None
+        self, settings: Settings, as_of: beam.PCollection, folder: Path, growing: Callable[[], Growing] | None = None
     ) -> None:
-        """Takes the settings, as_of (a PCollection of one value or None), a folder for files, and how it grows."""
+        """Takes the settings, as_of (a PCollection of one value or None), a folder for files, and how it grows.
+
+        It asks how it grows once more wherever it works, so that a pipeline can run again for the next cycle.
+        """
         super().__init__()
         self._settings, self._as_of, self._folder, self._growing = settings, as_of, str(folder), growing
 
     def expand(self, shards: beam.PCollection) -> Any:
         """Applies the step."""
         settings, growing = self._settings, self._growing
-        before = growing.before if growing else None
+        before = growing().before if growing else None
         side = self._as_of | "Alone" >> beam.Map(lambda as_of: (as_of, _NO_KEYS))
         if before is not None and settings.repeat_contact is not None:
             # A customer's other conversations decide too: their keys are looked at beside those of the new rows.
             assert growing is not None
             customers = shards | "Customers" >> beam.Map(_customers, growing, AsSingleton(self._as_of))
-            others = (
-                customers | "OfAll" >> beam.CombineGlobally(_distinct) | "Keys" >> beam.Map(before.keys_of_customers)
-            )
+            others = customers | "OfAll" >> Gather(_distinct) | "Keys" >> beam.Map(_keys_of_customers, growing)
             side = self._as_of | "Together" >> beam.Map(lambda as_of, keys: (as_of, keys), AsSingleton(others))
         pair = beam.ParDo(_PairFn(settings, self._folder, growing), AsSingleton(side))
         paired = shards | "Pair" >> pair.with_outputs(*_OUTPUTS, main="conversations")
@@ -114,7 +119,7 @@ class PairMessages(beam.PTransform):
                 out[WAS_CONVERSATIONS], given = paired[WAS_CONVERSATIONS] | "WasRepeatContacts" >> find
                 statistics.append(given)
             out[STATISTICS] = tuple(statistics) | "TakeBack" >> beam.Flatten()
-        if before is not None:
+        if before is not None and settings.repeat_contact is not None:
             both = [
                 {
                     "was": out[was] | f"KeepWas{spec.name}" >> beam.Map(_keep, f"{self._folder}/was-{spec.name}"),
@@ -147,7 +152,7 @@ class _Paired:
 
 
 class _PairFn(ThreadedFn):
-    def __init__(self, settings: Settings, folder: str, growing: Growing | None) -> None:
+    def __init__(self, settings: Settings, folder: str, growing: Callable[[], Growing] | None) -> None:
         super().__init__()
         self._settings, self._folder, self._growing = settings, folder, growing
 
@@ -157,15 +162,16 @@ class _PairFn(ThreadedFn):
         as_of, also = side[0] or 0, side[1]
         rows = read_shard(sorted(parts, key=lambda part: part.path), SHUFFLED_EVENTS.names)
         was, looked_at = None, _NO_KEYS
-        if self._growing is not None:
+        growing = self._growing() if self._growing is not None else None
+        if growing is not None:
             if rows.num_rows:
-                write_rows(rows, self._growing.keep / f"{shard:05}-{self._growing.name}.arrow")
-            if self._growing.before is not None:
-                before = self._growing.before
-                old, looked_at = _old_rows(self._growing, shard, rows, as_of, also)
+                write_rows(rows, growing.keep / f"{shard:05}-{growing.name}.arrow")
+            if growing.before is not None:
+                before = growing.before
+                old, looked_at = _old_rows(growing, shard, rows, as_of, also)
                 was = pair_rows(old, self._settings, before.as_of or 0, grows=True)
                 rows = _together([without_sources(old, before.replaced), with_plain_ids(rows)])
-        now = pair_rows(rows, self._settings, as_of, self._growing is not None)
+        now = pair_rows(rows, self._settings, as_of, growing is not None)
         statistics = now.paired.statistics
         if was is not None:
             statistics = add_statistics([statistics, -was.paired.statistics])
@@ -203,16 +209,23 @@ class _PairFn(ThreadedFn):
             yield TaggedOutput(WAS_LETTERS, was.letters)
         if was.latest is not None:
             yield TaggedOutput(WAS_LATEST, was.latest)
-        for rows, tag_of_conversations, tag_of_turns in ((was, WAS_CONVERSATIONS, WAS_TURNS), (now, None, TURNS)):
-            growth = rows.paired.growth
-            assert growth is not None
-            turns = rows.paired.turns.append_column("key_hash", pa.array(growth.turn_hash))
-            conversations = rows.paired.conversations.append_column("key_hash", pa.array(growth.conversation_hash))
-            yield TaggedOutput(tag_of_turns, (shard, turns))
-            if tag_of_conversations is None:
-                yield shard, conversations
-            else:
-                yield TaggedOutput(tag_of_conversations, (shard, conversations))
+        before, after = _facts_by_key(was), _facts_by_key(now)
+        if self._settings.repeat_contact is None:
+            for spec, old, new in zip((CONVERSATIONS, TURNS_TABLE), before, after, strict=True):
+                yield TaggedOutput(CHANGES, _change(old, new, spec.name, spec.key))
+            return
+        yield TaggedOutput(WAS_CONVERSATIONS, (shard, before[0]))
+        yield TaggedOutput(WAS_TURNS, (shard, before[1]))
+        yield TaggedOutput(TURNS, (shard, after[1]))
+        yield shard, after[0]
+
+
+def _facts_by_key(rows: PairedRows) -> tuple[pa.Table, pa.Table]:
+    """Conversations and turns, with the hash of their conversation key."""
+    growth = rows.paired.growth
+    assert growth is not None
+    conversations = rows.paired.conversations.append_column("key_hash", pa.array(growth.conversation_hash))
+    return conversations, rows.paired.turns.append_column("key_hash", pa.array(growth.turn_hash))
 
 
 def _old_rows(growing: Growing, shard: int, new: pa.Table, as_of: int, also: Hashes) -> tuple[pa.Table, Hashes]:
@@ -234,12 +247,18 @@ def _without_statistics(rows: PairedRows) -> PairedRows:
     return replace(rows, paired=replace(rows.paired, statistics=Statistics.zero()))
 
 
-def _customers(element: tuple[int, Iterable[ShardFile]], growing: Growing, as_of: int | None) -> pa.Table:
+def _customers(element: tuple[int, Iterable[ShardFile]], growing: Callable[[], Growing], as_of: int | None) -> pa.Table:
     """The customers (account_id, customer_id) of the keys of a shard in which anything may change."""
     shard, parts = element
     rows = read_shard(list(parts), SHUFFLED_EVENTS.names)
-    old, _ = _old_rows(growing, shard, rows, as_of or 0, _NO_KEYS)
+    old, _ = _old_rows(growing(), shard, rows, as_of or 0, _NO_KEYS)
     return _distinct([_together([old, with_plain_ids(rows)])])
+
+
+def _keys_of_customers(customers: pa.Table, growing: Callable[[], Growing]) -> Hashes:
+    before = growing().before
+    assert before is not None
+    return before.keys_of_customers(customers)
 
 
 def _distinct(tables: Iterable[pa.Table]) -> pa.Table:
@@ -258,5 +277,9 @@ def _keep(element: tuple[int, pa.Table], files: str) -> tuple[int, str]:
 def _compare(element: tuple[int, dict[str, Iterable[str]]], name: str, key: tuple[str, ...]) -> TableChange:
     """What changed in the rows of a shard."""
     was, now = (kept_table(*element[1][side]) for side in ("was", "now"))
+    return _change(was, now, name, key)
+
+
+def _change(was: pa.Table, now: pa.Table, name: str, key: tuple[str, ...]) -> TableChange:
     removed, added = changed_rows(was, now, key)
     return TableChange(name, was.take(pa.array(removed)), now.take(pa.array(added)))

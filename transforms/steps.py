@@ -15,7 +15,8 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsIter, AsSingleton, TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
 
 from transforms import metrics
 from transforms.batches import ThreadedFn
@@ -129,7 +130,7 @@ class ComputeKpis(beam.PTransform):
         """Applies the step."""
         return (
             statistics
-            | "Together" >> beam.combiners.ToList()
+            | "Together" >> Gather(list)
             | "First" >> self._first
             | "Values" >> beam.Map(_kpi_tables, self._timezone, self._stored, AsSingleton(self._as_of))
         )
@@ -150,25 +151,23 @@ def _kpi_tables(
     return compute_kpis(statistics, timezone, as_of or 0, stored)
 
 
-class AddCountsCombineFn(beam.CombineFn):
-    """Adds numbers of rows up by name."""
+class Gather(beam.PTransform):
+    """All elements -> one, by a function of them; also where there are none.
 
-    def create_accumulator(self) -> Counter[str]:
-        """Nothing counted."""
-        return Counter()
+    Exists because few small elements need no combiner, which is several steps.
+    """
 
-    def add_input(self, accumulator: Counter[str], element: Counter[str]) -> Counter[str]:
-        """Adds one."""
-        accumulator.update(element)
-        return accumulator
+    def __init__(self, function: Callable[..., Any], *others: Any) -> None:
+        """Takes a function of an iterable of the elements, and what further arguments it has (side inputs too)."""
+        super().__init__()
+        self._function, self._others = function, others
 
-    def merge_accumulators(self, accumulators: Iterable[Counter[str]]) -> Counter[str]:
-        """Adds all."""
-        total: Counter[str] = Counter()
-        for part in accumulators:
-            total.update(part)
-        return total
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        """Applies the step."""
+        once = elements.pipeline | "Once" >> beam.Impulse()
+        return once | "All" >> beam.Map(_gathered, self._function, AsIter(elements), *self._others)
 
-    def extract_output(self, accumulator: Counter[str]) -> Counter[str]:
-        """The sums."""
-        return accumulator
+
+@no_annotations  # type: ignore[untyped-decorator]  # (Beam would take "*others: Any" for a tuple.)
+def _gathered(once: bytes, function: Callable[..., Any], elements: Iterable[Any], *others: Any) -> Any:
+    return function(elements, *others)
