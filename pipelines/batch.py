@@ -108,7 +108,8 @@ def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> 
     growing = None if growth is None else Growing(root / STATE / ROWS_FOLDER, shards, before)
     sources = {} if growth is None else growth.plan.sources
     parsed = _blocks(pipeline, cycle.files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token, sources))
-    as_of = parsed[LATEST] | "LatestRead" >> Gather(latest_of) | "AsOf" >> beam.Map(cycle.as_of)
+    latest = parsed[LATEST] | "Moments" >> beam.Map(_moment)
+    as_of = latest | "LatestRead" >> Gather(latest_of) | "AsOf" >> beam.Map(cycle.as_of)
     shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work, all_shards=before is not None)
     told = shuffled | "TellPair" >> Tell(stages.token, "Pairing messages")
     paired = told | "PairMessages" >> PairMessages(settings, as_of, work, growing and growing.itself)
@@ -127,7 +128,11 @@ def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> 
     parsed[DEAD_LETTERS] | "KeepLetters" >> KeepLetters(work)
     paired[DEAD_LETTERS] | "KeepPairLetters" >> KeepLetters(work, NOW_LETTERS_FOLDER)
     counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
-    counts | "KeepCounts" >> KeepCounts(work, parsed[LATEST], paired[LATEST], paired[WAS_LATEST])
+    counts | "KeepCounts" >> KeepCounts(work, latest, paired[LATEST], paired[WAS_LATEST])
+
+
+def _moment(latest: tuple[str, int]) -> int:
+    return latest[1]
 
 
 def _load_facts(stages: Stages, warehouse: Warehouse, stage: str) -> None:

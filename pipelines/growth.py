@@ -19,8 +19,9 @@ from sinks.output_folder import STATE
 from sinks.stored import conversation_keys_of, stored_statistics
 from transforms.before import Before
 from transforms.errors import UserError
-from transforms.hashing import hash_conversation_keys
+from transforms.hashing import Hashes, hash_conversation_keys
 from transforms.settings import Settings
+from transforms.wakes import load_wakes, woken_keys
 
 STATE_FILE = "state.json"
 ROWS_FOLDER = "rows"
@@ -122,12 +123,16 @@ def before_of(previous: Path, state: State, replaced: frozenset[str]) -> Before:
     root = previous / STATE
     return Before(
         rows=tuple(sorted((root / ROWS_FOLDER).glob("*.arrow"))),
-        wakes=root / WAKES_FILE,
+        woken=partial(_woken, root / WAKES_FILE),
         as_of=state.as_of,
         statistics=partial(stored_statistics, previous),
         keys_of_customers=partial(_keys_of_customers, previous),
         replaced=replaced,
     )
+
+
+def _woken(wakes: Path, as_of: int) -> Hashes:
+    return woken_keys(load_wakes(wakes), as_of)
 
 
 def _keys_of_customers(previous: Path, customers: pa.Table) -> Any:

@@ -41,7 +41,8 @@ def keep_state(snapshot: Snapshot, work: Path, cycle: Cycle, counts: Counts, as_
             snapshot.link(name)
     sizes = _put_small_files_together(folder)
     looked_at, found = read_wakes(work)
-    before = np.empty(0, WAKE) if cycle.before is None else load_wakes(cycle.before.wakes)
+    known = None if cycle.before is None else snapshot.previous
+    before = np.empty(0, WAKE) if known is None else load_wakes(known / STATE / WAKES_FILE)
     save_wakes(update_wakes(before, looked_at, found), snapshot.path / STATE / WAKES_FILE)
     base = cycle.state or State({})
     rows = {file.path: counts.rows[f"rows of {file.path}"] for file in cycle.files}

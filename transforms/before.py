@@ -12,7 +12,6 @@ import pyarrow as pa
 from transforms.hashing import Hashes
 from transforms.open_rows import key_hashes
 from transforms.shards import shard_of
-from transforms.wakes import load_wakes, woken_keys
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Before:
 
     Attributes:
       rows: its files of open rows.
-      wakes: its file of wakes.
+      woken: hashes of the keys whose wake a moment has reached.
       as_of: the moment up to which time had passed, microseconds; None where it has no event.
       statistics: reads rows of its kpi_statistics.
       keys_of_customers: hashes of the keys of all its conversations with some customers (account_id, customer_id).
@@ -30,7 +29,7 @@ class Before:
     """
 
     rows: tuple[Path, ...]
-    wakes: Path
+    woken: Callable[[int], Hashes]
     as_of: int | None
     statistics: Callable[[Mapping[str, list[int]]], pa.Table]
     keys_of_customers: Callable[[pa.Table], Hashes]
@@ -49,7 +48,7 @@ class Before:
         Returns:
           Hashes, ascending, each once.
         """
-        parts = [woken_keys(load_wakes(self.wakes), as_of)]
+        parts = [self.woken(as_of)]
         if self.everything or self.replaced:
             parts.append(key_hashes(self.rows, None if self.everything else self.replaced))
         others = np.concatenate(parts)

@@ -114,15 +114,14 @@ def _parse_part(part: RawRows) -> tuple[pa.Table, list[pa.Table]]:
             faults.mark(name, "wrong_type", as_text(array)[1])
         else:
             values[name] = _CHECKS.get(name, _check_other)(name, array, part, values, faults)
-    values["source"] = pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(count, np.int32)), pa.array([part.source]), safe=False
-    )
+    values["source"] = _sources(part.source, np.arange(count))
     values["source_partition"] = (
         pa.nulls(count, pa.int32()) if part.partition is None else pa.array(np.full(count, part.partition, np.int32))
     )
     values["source_row"] = pa.array(part.positions)
     dead = faults.dead()
-    letters = [_dead_letters(part, part.unreadable.positions, "read", part.unreadable.raw)]
+    unreadable = count + np.arange(len(part.unreadable.positions))
+    letters = [_dead_letters(part, unreadable, part.unreadable.positions, "read", part.unreadable.raw)]
     if dead is None:
         events = pa.Table.from_arrays([values[name] for name in PARSED_EVENTS.names], schema=PARSED_EVENTS)
     else:
@@ -131,12 +130,19 @@ def _parse_part(part: RawRows) -> tuple[pa.Table, list[pa.Table]]:
         rows = np.flatnonzero(dead)
         columns, reasons = faults.of(rows)
         raw = part.originals.restate(rows)
-        letters.append(_dead_letters(part, part.positions[rows], "parse", raw, reasons, columns))
+        letters.append(_dead_letters(part, rows, part.positions[rows], "parse", raw, reasons, columns))
     return events, [letter for letter in letters if letter.num_rows]
+
+
+def _sources(source: str | pa.DictionaryArray, rows: Rows) -> pa.DictionaryArray:
+    if isinstance(source, str):
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(rows), np.int32)), pa.array([source]), safe=False)
+    return source.take(pa.array(rows))
 
 
 def _dead_letters(
     part: RawRows,
+    rows: Rows,
     positions: Rows,
     stage: str,
     raw: Sequence[str],
@@ -146,7 +152,7 @@ def _dead_letters(
     count = len(positions)
     return pa.Table.from_arrays(
         [
-            pa.array([part.source] * count, pa.string()),
+            _sources(part.source, rows).cast(pa.string()),
             pa.array([part.partition] * count, pa.int32()),
             pa.array(positions, pa.int64()),
             pa.array([stage] * count, pa.string()),
@@ -208,9 +214,10 @@ def _check_occurred_at(
     faults.mark(name, "missing", _nulls(times.values))
     micros = times.values.view(pa.int64())
     least, greatest = pc.min_max(micros).as_py().values()
-    if least is not None and (least < schema.MIN_OCCURRED_AT or greatest >= schema.MAX_OCCURRED_AT):
+    last = schema.MAX_OCCURRED_AT - 1 if part.not_after is None else min(part.not_after, schema.MAX_OCCURRED_AT - 1)
+    if least is not None and (least < schema.MIN_OCCURRED_AT or greatest > last):
         numbers = micros.fill_null(schema.MIN_OCCURRED_AT).to_numpy()
-        faults.mark(name, "out_of_range", (numbers < schema.MIN_OCCURRED_AT) | (numbers >= schema.MAX_OCCURRED_AT))
+        faults.mark(name, "out_of_range", (numbers < schema.MIN_OCCURRED_AT) | (numbers > last))
     return times.values
 
 

@@ -36,7 +36,7 @@ class RawRows:
     """Rows of one source as they came.
 
     Attributes:
-      source: file or topic.
+      source: file or topic; or that of each row, first those in `columns`, then the unreadable ones.
       columns: the contract's columns that came, in whatever Arrow types; one that is not there is null. `text` need
         not be carried where its type is known to be right.
       positions: int64, place of each row in the source (line or row from 1, or offset).
@@ -46,9 +46,10 @@ class RawRows:
       faults: rows that the reader itself found at fault, by (column, reason); their values are null.
       unreadable: rows that are not in `columns`.
       unknown_columns: names of columns that the contract does not have.
+      not_after: no event may be later (microseconds); None: any time in the contract's range.
     """
 
-    source: str
+    source: str | pa.DictionaryArray
     columns: Mapping[str, pa.Array]
     positions: Rows
     originals: Originals
@@ -57,3 +58,4 @@ class RawRows:
     faults: Mapping[tuple[str, str], Mask] = field(default_factory=dict)
     unreadable: Unreadable = Unreadable()
     unknown_columns: tuple[str, ...] = ()
+    not_after: int | None = None

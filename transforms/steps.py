@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transforms.raw_rows import RawRows
 from transforms.shuffle import NO_ROWS, ShardFile, write_shards
 from transforms.statistics import Statistics, add_statistics
 
-DEAD_LETTERS, COUNTS, LATEST = "dead_letters", "counts", "latest"
+DEAD_LETTERS, COUNTS, LATEST, LATE = "dead_letters", "counts", "latest", "late"
 """Names of side outputs; COUNTS are dicts of numbers of rows, to be added up."""
 
 
@@ -36,44 +37,69 @@ _PARTS_AT_ONCE = 6
 
 
 class ParseEvents(beam.PTransform):
-    """Blocks of rows -> events (main), DEAD_LETTERS, COUNTS and LATEST (the latest occurred_at of a block).
+    """Blocks of rows -> events (main), DEAD_LETTERS, COUNTS, LATEST, and of a stream LATE.
 
-    Exists so that everything after it sees valid events only, in the contract's types.
+    Exists so that everything after it sees valid events only, in the contract's types. LATEST are the source of a block
+    and the latest occurred_at in it.
     """
 
-    def __init__(self, read: Callable[[Any], list[RawRows]]) -> None:
-        """Takes the function that reads a block."""
+    def __init__(
+        self, read: Callable[[Any], list[RawRows]], split: Callable[[pa.Table], tuple[pa.Table, pa.Table]] | None = None
+    ) -> None:
+        """Takes the function that reads a block, and of a stream the one that tells events from rows of LATE_EVENTS."""
         super().__init__()
-        self._read = read
+        self._read, self._split = read, split
 
     def expand(self, blocks: beam.PCollection) -> Any:
         """Applies the step."""
-        return blocks | "Parse" >> beam.ParDo(_ParseFn(self._read)).with_outputs(
-            DEAD_LETTERS, COUNTS, LATEST, main="events"
+        return blocks | "Parse" >> beam.ParDo(_ParseFn(self._read, self._split)).with_outputs(
+            DEAD_LETTERS, COUNTS, LATEST, LATE, main="events"
         )
 
 
+@dataclass(frozen=True)
+class _Parsed:
+    """A block: what its rows came to, the events that are not late, the late ones, and the latest occurred_at."""
+
+    source: str
+    parsed: ParsedEvents
+    events: pa.Table
+    late: pa.Table | None
+    latest: int | None
+
+
 class _ParseFn(ThreadedFn):
-    def __init__(self, read: Callable[[Any], list[RawRows]]) -> None:
+    def __init__(
+        self, read: Callable[[Any], list[RawRows]], split: Callable[[pa.Table], tuple[pa.Table, pa.Table]] | None
+    ) -> None:
         super().__init__()
-        self._read = read
+        self._read, self._split = read, split
 
-    def work(self, block: Any, side: None) -> tuple[str, ParsedEvents]:
-        return block.source, parse_events(self._read(block))
+    def work(self, block: Any, side: None) -> _Parsed:
+        parsed = parse_events(self._read(block))
+        events, late = parsed.events, None
+        latest = pc.max(events["occurred_at"].cast(pa.int64())).as_py() if events.num_rows else None
+        if self._split is not None:
+            events, late = self._split(events)
+        return _Parsed(block.source, parsed, events, late, latest)
 
-    def emit(self, result: tuple[str, ParsedEvents]) -> Iterator[Any]:
-        source, parsed = result
+    def emit(self, result: _Parsed) -> Iterator[Any]:
+        parsed, source = result.parsed, result.source
         dead = parsed.dead_letters.num_rows
-        metrics.count("ParseEvents", rows_in=parsed.rows_read, rows_out=parsed.events.num_rows, dead_letters=dead)
+        metrics.count("ParseEvents", rows_in=parsed.rows_read, rows_out=result.events.num_rows, dead_letters=dead)
         counts = Counter({"rows_read": parsed.rows_read, f"rows of {source}": parsed.rows_read})
         counts.update({f"unknown column {name}": 1 for name in parsed.unknown_columns})
         counts.update(letters_by_reason(parsed.dead_letters))
         if dead:
             yield TaggedOutput(DEAD_LETTERS, parsed.dead_letters)
+        if result.late is not None and result.late.num_rows:
+            counts["late_events"] = result.late.num_rows
+            yield TaggedOutput(LATE, result.late)
         yield TaggedOutput(COUNTS, counts)
-        if parsed.events.num_rows:
-            yield TaggedOutput(LATEST, pc.max(parsed.events["occurred_at"].cast(pa.int64())).as_py())
-            yield parsed.events
+        if result.latest is not None:
+            yield TaggedOutput(LATEST, (source, result.latest))
+        if result.events.num_rows:
+            yield result.events
 
 
 class ShuffleEvents(beam.PTransform):
