@@ -52,6 +52,7 @@ class State:
       latest: latest occurred_at of the events kept, microseconds; None where there is none.
       row_count: rows in all files of open rows.
       taken: the inputs, in the order they were taken.
+      stream: what a stream remembers, where the result is one's.
     """
 
     settings: Mapping[str, Any]
@@ -59,6 +60,7 @@ class State:
     latest: int | None = None
     row_count: int = 0
     taken: tuple[Taken, ...] = ()
+    stream: Mapping[str, Any] | None = None
 
     def save(self, root: Path) -> None:
         """Writes the state into a snapshot in the making."""

@@ -40,7 +40,7 @@ def keep_state(snapshot: Snapshot, work: Path, cycle: Cycle, counts: Counts, as_
         else:
             snapshot.link(name)
     sizes = _put_small_files_together(folder)
-    looked_at, found = read_wakes(work)
+    looked_at, found, _ = read_wakes(work)
     known = None if cycle.before is None else snapshot.previous
     before = np.empty(0, WAKE) if known is None else load_wakes(known / STATE / WAKES_FILE)
     save_wakes(update_wakes(before, looked_at, found), snapshot.path / STATE / WAKES_FILE)

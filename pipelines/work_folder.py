@@ -24,6 +24,7 @@ from sinks.parquet import MONTHS, write_partitioned
 from transforms.batches import ThreadedFn
 from transforms.hashing import Hashes
 from transforms.pair_steps import TableChange
+from transforms.paired_rows import NO_ENDS, Ends
 from transforms.steps import Gather
 from transforms.tables import DEAD_LETTERS, Table
 from transforms.wakes import Wakes
@@ -31,6 +32,7 @@ from transforms.wakes import Wakes
 COUNTS_FILE = "counts.json"
 LETTERS_FOLDER = "letters"
 WAS_LETTERS_FOLDER, NOW_LETTERS_FOLDER = "was_letters", "now_letters"
+LATE_FOLDER = "late_events"
 CHANGES_FOLDER, WAKES_FOLDER = "changes", "wakes"
 KPI_FILES = ("kpis.arrow", "kpi_statistics.arrow", "totals.arrow", "windows.arrow")
 
@@ -82,16 +84,16 @@ def _keep_tables(tables: tuple[pa.Table, ...], work: Path) -> None:
 
 
 class KeepLetters(beam.PTransform):
-    """Tables of dead letters -> Arrow files in the work folder."""
+    """Tables of dead letters, or of other rows that have a place, -> Arrow files in the work folder."""
 
-    def __init__(self, work: Path, folder: str = LETTERS_FOLDER) -> None:
-        """Takes the work folder and the name of the folder in it."""
+    def __init__(self, work: Path, folder: str = LETTERS_FOLDER, key: Sequence[str] = DEAD_LETTERS.key) -> None:
+        """Takes the work folder, the name of the folder in it, and the columns of a place."""
         super().__init__()
-        self._folder = work / folder
+        self._folder, self._key = work / folder, key
 
     def expand(self, letters: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return letters | beam.Map(_keep_table, self._folder, DEAD_LETTERS.key)
+        return letters | beam.Map(_keep_table, self._folder, self._key)
 
 
 def _keep_table(table: pa.Table, folder: Path, key: Sequence[str]) -> None:
@@ -120,7 +122,7 @@ def _keep_change(change: TableChange, folder: Path) -> None:
 
 
 class KeepWakes(beam.PTransform):
-    """(keys looked at, wakes found) -> numpy files in the work folder."""
+    """(keys looked at, wakes found, ends of keys) -> numpy files in the work folder."""
 
     def __init__(self, work: Path) -> None:
         """Takes the work folder."""
@@ -132,11 +134,12 @@ class KeepWakes(beam.PTransform):
         return wakes | beam.Map(_keep_wakes, self._work / WAKES_FOLDER)
 
 
-def _keep_wakes(wakes: tuple[Hashes, Wakes], folder: Path) -> None:
+def _keep_wakes(wakes: tuple[Hashes, Wakes, Ends], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    first = np.sort(np.concatenate([wakes[0], wakes[1]["key_hash"]]))[:1]
+    looked_at, found, ends = wakes
+    first = np.sort(np.concatenate([looked_at, found["key_hash"]]))[:1]
     with _whole(folder / f"{first.tobytes().hex()}.npz") as path, path.open("wb") as file:
-        np.savez(file, looked_at=wakes[0], found=wakes[1])
+        np.savez(file, looked_at=looked_at, found=found, keys=ends[0], ends_at=ends[1])
 
 
 class KeepCounts(beam.PTransform):
@@ -191,13 +194,13 @@ def read_tables(work: Path) -> list[pa.Table]:
     return [_read_arrow(work / name) for name in KPI_FILES]
 
 
-def read_letters(work: Path, folder: str | None = None) -> pa.Table:
-    """Dead letters that were kept, in the order of their places; of the folder LETTERS_FOLDER or another one."""
+def read_letters(work: Path, folder: str | None = None, table: Table = DEAD_LETTERS) -> pa.Table:
+    """Rows of a table that were kept, in the order of their places; of the folder LETTERS_FOLDER or another one."""
     files = sorted((work / (folder or LETTERS_FOLDER)).glob("*.arrow"))
     if not files:
-        return DEAD_LETTERS.schema.empty_table()
+        return table.schema.empty_table()
     letters = pa.concat_tables([_read_arrow(file) for file in files])
-    return letters.sort_by([(name, "ascending") for name in DEAD_LETTERS.key]).combine_chunks()
+    return letters.sort_by([(name, "ascending") for name in table.key]).combine_chunks()
 
 
 def read_change(work: Path, table: Table) -> tuple[pa.Table, pa.Table]:
@@ -212,15 +215,19 @@ def read_change(work: Path, table: Table) -> tuple[pa.Table, pa.Table]:
     return sides[0], sides[1]
 
 
-def read_wakes(work: Path) -> tuple[Hashes, list[Wakes]]:
-    """The keys that were looked at, and the wakes that were found."""
+def read_wakes(work: Path) -> tuple[Hashes, list[Wakes], Ends]:
+    """The keys that were looked at, the wakes that were found, and the ends of keys."""
     files = sorted((work / WAKES_FOLDER).glob("*.npz"))
-    looked_at, found = [np.empty(0, np.uint64)], []
+    looked_at, found, keys, ends_at = [np.empty(0, np.uint64)], [], [NO_ENDS[0]], [NO_ENDS[1]]
     for file in files:
         with np.load(file) as said:
             looked_at.append(said["looked_at"])
             found.append(said["found"])
-    return np.concatenate(looked_at), found
+            keys.append(said["keys"])
+            ends_at.append(said["ends_at"])
+    hashes = np.concatenate(keys)
+    order = np.argsort(hashes)
+    return np.concatenate(looked_at), found, (hashes[order], np.concatenate(ends_at)[order])
 
 
 def _write_arrow(table: pa.Table, path: Path) -> None:

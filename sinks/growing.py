@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +51,7 @@ class Restatement:
       letters_removed: rows of DEAD_LETTERS that go.
       letters_added: rows of DEAD_LETTERS that come.
       run: the row of RUNS.
+      late_added: rows of LATE_EVENTS that come.
     """
 
     facts: Mapping[Table, tuple[pa.Table, pa.Table]]
@@ -60,6 +61,7 @@ class Restatement:
     letters_removed: pa.Table
     letters_added: pa.Table
     run: pa.Table
+    late_added: pa.Table = field(default_factory=LATE_EVENTS.schema.empty_table)
 
 
 class WarehouseCopy:
@@ -120,19 +122,24 @@ def grow_result(snapshot: Snapshot, change: Restatement) -> pa.Table:
             changes = _restate_kpis(warehouse, change)
             _replace(warehouse, KPI_STATISTICS, change.windows, change.kpi_statistics)
             _replace(warehouse, DEAD_LETTERS, change.letters_removed, change.letters_added)
+            load(warehouse, LATE_EVENTS, change.late_added)
             load(warehouse, RUNS, change.run)
             fill_windows(warehouse)
             warehouse.commit()
             for path, spec, rows in _months_of_windows(snapshot, warehouse, months):
                 writing_files.append(pool.submit(write_table, rows, path, spec, (MONTHS[spec.name],)))
-            _write_letters(snapshot, warehouse, change)
+            commit_id = _commit_of(change.run)[0]
+            if change.letters_removed.num_rows:
+                order = "ORDER BY source, source_partition NULLS FIRST, source_row"
+                write_table(_rows(warehouse, DEAD_LETTERS, order), _only_file(snapshot, DEAD_LETTERS), DEAD_LETTERS)
+            else:
+                _add_file(snapshot, DEAD_LETTERS, change.letters_added, commit_id)
+            _add_file(snapshot, LATE_EVENTS, change.late_added, commit_id)
             by_month = _rows(warehouse, KPI_STATISTICS, "WHERE grain = 'month'")
             write_table(_rows(warehouse, RUNS, "ORDER BY commit_id"), _only_file(snapshot, RUNS), RUNS)
             warehouse.execute("CHECKPOINT")
-        keep_changes(snapshot.path, snapshot.previous, changes, _commit_of(change.run)[0])
+        keep_changes(snapshot.path, snapshot.previous, changes, commit_id)
         write_table(definitions_table(), _only_file(snapshot, KPI_DEFINITIONS), KPI_DEFINITIONS)
-        for name in snapshot.previous_files(LATE_EVENTS.name):
-            snapshot.link(name)
         for written in writing_files:
             written.result()
     return by_month
@@ -237,18 +244,13 @@ def _micros(month: int) -> int:
     return int(np.datetime64(month, "M").astype("datetime64[us]").astype(np.int64))
 
 
-def _write_letters(snapshot: Snapshot, warehouse: duckdb.DuckDBPyConnection, change: Restatement) -> None:
-    """Adds a file of the new dead letters; where old ones go, all are written anew."""
-    order = "ORDER BY source, source_partition NULLS FIRST, source_row"
-    if change.letters_removed.num_rows:
-        write_table(_rows(warehouse, DEAD_LETTERS, order), _only_file(snapshot, DEAD_LETTERS), DEAD_LETTERS)
-        return
-    for name in snapshot.previous_files(DEAD_LETTERS.name):
+def _add_file(snapshot: Snapshot, spec: Table, added: pa.Table, commit_id: int) -> None:
+    """Adds a file of the new rows of a table of places to those of the commits before."""
+    for name in snapshot.previous_files(spec.name):
         snapshot.link(name)
-    if change.letters_added.num_rows:
-        path = snapshot.path / DEAD_LETTERS.name / f"part-{_commit_of(change.run)[0]:06}.parquet"
-        rows = change.letters_added.sort_by([(name, "ascending") for name in DEAD_LETTERS.key])
-        write_table(rows, path, DEAD_LETTERS)
+    if added.num_rows:
+        path = snapshot.path / spec.name / f"part-{commit_id:06}.parquet"
+        write_table(added.sort_by([(name, "ascending") for name in spec.key]), path, spec)
 
 
 def _only_file(snapshot: Snapshot, spec: Table) -> Path:

@@ -9,9 +9,9 @@ A run writes into a hidden folder of its own and then moves one symbolic link:
 A snapshot has the number of its commit; 000002.1 is the first one that was rebuilt of the same commit. Files may be
 hard links to those of the snapshot before: nobody writes into a file that was published.
 
-Whatever stops a run, a reader sees the result before it or the result after it, and the next run clears away what is
-left. The snapshot before the current one is kept for those who are still reading it. Someone who reads several tables
-while runs go on resolves `.current` once (`current_snapshot`) and reads below it.
+Whatever stops a run, a reader sees the result before it or after it, and the next run clears away what is left. The
+snapshot before the current one is kept for those who are still reading it. Who reads several tables while runs go on
+resolves `.current` once (`current_snapshot`) and reads below it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Snapshot:
 
     Attributes:
       path: the folder to write into: `<table>/….parquet` for every table, and care.duckdb.
-      previous: the folder of the result before this one, or None.
+      previous: the folder of the result before, or None.
       commit_id: number of this commit, from 1.
     """
 
-    def __init__(self, output: Path, path: Path, previous: Path | None, commit_id: int, lock: int) -> None:
+    def __init__(self, output: Path, path: Path, previous: Path | None, commit_id: int, lock: int | None) -> None:
         """Made by `open_snapshot`."""
         self.path = path
         self.previous = previous
@@ -91,7 +91,7 @@ class Snapshot:
           under: only those below this folder, such as "turns" or "_state"; nothing for all.
 
         Returns:
-          In ascending order; none where there is no result before.
+          In ascending order.
 
         Raises:
           UserError: its manifest cannot be read.
@@ -108,11 +108,7 @@ class Snapshot:
         return sum(entry.rows or 0 for entry in self._manifest_before().of_table(table).values())
 
     def require_previous_files(self) -> None:
-        """Refuses a result before this one of which a file is missing or has another size than it had.
-
-        Raises:
-          UserError: a file is not as it was published.
-        """
+        """Raises UserError where a file of the result before this one is missing or has another size than it had."""
         for name in self.previous_files():
             self._source(name)
 
@@ -177,8 +173,7 @@ class Snapshot:
     def publish(self, about: Mapping[str, object] | None = None) -> Path:
         """Makes this result the one that readers see.
 
-        Tables without a file get an empty one, manifest.json is written (`sinks.manifest`), everything is forced to
-        disk, and one link is replaced.
+        Tables without a file get an empty one, manifest.json is written, all is forced to disk, and one link is replaced.
 
         Args:
           about: what else the manifest says; JSON values.
@@ -250,36 +245,40 @@ class Snapshot:
         return known
 
 
-def open_snapshot(output: Path | str, *, rebuild: bool = False, commit_id: int | None = None) -> Snapshot:
-    """Takes the output folder for one run and prepares a place to write into.
+def open_snapshot(
+    output: Path | str, *, rebuild: bool = False, commit_id: int | None = None, is_locked: bool = False
+) -> Snapshot:
+    """Takes the output folder for one run; prepares a place to write into.
 
     Args:
       output: the output folder; made if it is not there. What dead runs left in it is removed.
       rebuild: make the current commit anew, instead of the next one.
       commit_id: number of a commit that is taken over from elsewhere, not below the current one.
+      is_locked: the caller has the lock of the output folder, and keeps it.
 
     Returns:
       The snapshot to write, best in a `with`.
 
     Raises:
-      UserError: the output is a URL, a file, in use by another run, not writable, or holds something of somebody else
-        under a name that the result needs; or it has no result to rebuild.
+      UserError: the output is a URL, a file, in use, not writable, has something foreign under a name of ours, or no
+        result to rebuild.
     """
     output = check_place(output)
     if rebuild and current_snapshot(output) is None:
         raise UserError(f"Expected a result in {output}, but there is none: make one with `care-kpis batch`.")
     with writing(output):
         (output / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
-        lock = take_lock(output)
+        lock = None if is_locked else take_lock(output)
     try:
         with writing(output):
             return _prepare(output, lock, rebuild, commit_id)
     except BaseException:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         raise
 
 
-def _prepare(output: Path, lock: int, rebuild: bool, commit_id: int | None) -> Snapshot:
+def _prepare(output: Path, lock: int | None, rebuild: bool, commit_id: int | None) -> Snapshot:
     """Clears away what dead runs left and makes the folder of this one."""
     snapshots = output / SNAPSHOTS
     current, previous = (0, 0), None

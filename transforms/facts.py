@@ -43,6 +43,7 @@ class Facts:
     rated_at: Rows
     last_event_at: Rows
     leaves_at: Rows
+    silence_limit: Rows
     is_proactive: Mask
     is_followed: Mask
     is_first_contact_resolution: Mask
@@ -172,6 +173,7 @@ def gather_facts(
         rated_at=time_of(rating),
         last_event_at=ev.at[last_row],
         leaves_at=_leaving_times(ev, begin, last_row, limit, as_of),
+        silence_limit=limit,
         is_proactive=is_proactive,
         is_followed=is_followed,
         is_first_contact_resolution=is_resolved & first_contact,

@@ -20,7 +20,7 @@ from transforms.before import Before
 from transforms.changes import changed_rows
 from transforms.hashing import Hashes
 from transforms.open_rows import rows_of_keys, without_sources, write_rows
-from transforms.paired_rows import PairedRows, pair_rows
+from transforms.paired_rows import NO_ENDS, Ends, PairedRows, key_ends, pair_rows
 from transforms.repeat_steps import FindRepeatContacts
 from transforms.settings import Settings
 from transforms.shards import shard_of
@@ -47,12 +47,14 @@ class Growing:
       shards: number of shards.
       before: the result that it begins with; None: it is the first.
       name: of this cycle's files: no other cycle's, and the same when a worker makes one anew.
+      tells_ends: WAKES tell too when no event in time can join a key any more.
     """
 
     keep: Path
     shards: int
     before: Before | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    tells_ends: bool = False
 
     def itself(self) -> Growing:
         """The answer to how a result grows that is made in one cycle."""
@@ -83,7 +85,7 @@ class PairMessages(beam.PTransform):
 
     With a result before, only the keys in which something may have changed are paired, as they were and as they are:
     COUNTS and STATISTICS are differences, and instead of conversations and turns there are CHANGES (TableChange).
-    WAS_LETTERS and WAS_LATEST tell of the same keys as they were. WAKES (while growing) are (keys looked at, wakes).
+    WAS_LETTERS and WAS_LATEST tell of the same keys as they were. WAKES (while growing) are (keys looked at, wakes, ends).
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class _Paired:
     now: PairedRows
     was: PairedRows | None
     looked_at: Hashes
+    ends: Ends
     statistics: str
     seconds: float
 
@@ -178,7 +181,8 @@ class _PairFn(ThreadedFn):
             was = _without_statistics(was)
         path = f"{self._folder}/statistics-{shard:05}"
         statistics.save(path)
-        return _Paired(shard, _without_statistics(now), was, looked_at, path, time.monotonic() - started)
+        ends = key_ends(rows, now, self._settings) if growing is not None and growing.tells_ends else NO_ENDS
+        return _Paired(shard, _without_statistics(now), was, looked_at, ends, path, time.monotonic() - started)
 
     def emit(self, result: _Paired) -> Iterator[Any]:
         now, was, shard = result.now, result.was, result.shard
@@ -200,7 +204,7 @@ class _PairFn(ThreadedFn):
         yield TaggedOutput(STATISTICS, result.statistics)
         if self._growing is not None:
             assert now.paired.growth is not None
-            yield TaggedOutput(WAKES, (result.looked_at, now.paired.growth.wakes))
+            yield TaggedOutput(WAKES, (result.looked_at, now.paired.growth.wakes, result.ends))
         if was is None:
             yield TaggedOutput(TURNS, (shard, now.paired.turns))
             yield shard, now.paired.conversations

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from transforms.dead_letters import conflict_letters, letters_by_reason
 from transforms.ordering import order_events
 from transforms.pairing import PairedShard, pair_messages
+from transforms.hashing import Hashes
 from transforms.settings import Settings
+from transforms.vectors import Rows
+
+Ends = tuple[Hashes, Rows]
+"""Hashes of conversation keys, ascending, and the moment after which no event can join each, microseconds."""
+
+NO_ENDS: Ends = (np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -60,3 +68,26 @@ def pair_rows(shuffled: pa.Table, settings: Settings, as_of: int, grows: bool = 
     paired = pair_messages(events, ordered, settings, as_of, grows)
     latest = int(at.max()) if len(at) else None
     return PairedRows(paired, len(at), ordered.exact_duplicate_count, latest, letters)
+
+
+def key_ends(shuffled: pa.Table, rows: PairedRows, settings: Settings) -> Ends:
+    """When no event can join the conversations of a key any more, nor be a repeat contact of one.
+
+    Args:
+      shuffled: schema SHUFFLED_EVENTS; all rows of every key that occurs.
+      rows: what became of them.
+      settings: of the run.
+    """
+    growth = rows.paired.growth
+    if growth is None or not shuffled.num_rows:
+        return NO_ENDS
+    keys, place = np.unique(shuffled["key_hash"].to_numpy(), return_inverse=True)
+    last, ends, spoken = (np.full(len(keys), -1) for _ in range(3))
+    np.maximum.at(last, place, shuffled["occurred_at"].cast(pa.int64()).to_numpy())
+    own = np.searchsorted(keys, growth.key_hash)
+    np.maximum.at(ends, own, growth.ends_at)
+    np.maximum.at(spoken, own, growth.last_event_at)
+    # Events that belong to no conversation stay as long as any channel lets one wait.
+    longest = max(channel.max_open for channel in (settings.default, *settings.channels.values()))
+    ends = np.where(last > spoken, last + longest, ends)
+    return keys, np.maximum(ends, last + (settings.repeat_contact or 0))

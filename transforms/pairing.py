@@ -33,16 +33,23 @@ class Growth:
       conversation_hash: hash of the conversation key of each row of `conversations`.
       turn_hash: the same of each row of `turns`.
       wakes: when its conversations have to be looked at again.
+      last_event_at: of each conversation, in the order of their keys and beginnings, microseconds.
+      ends_at: of each of them, last_event_at + its silence limit.
+      key_hash: of each of them, hash of the conversation key.
     """
 
     conversation_hash: Hashes
     turn_hash: Hashes
     wakes: Wakes
+    last_event_at: Rows
+    ends_at: Rows
+    key_hash: Hashes
 
     @staticmethod
     def nothing() -> Growth:
         """Of a shard without any conversation."""
-        return Growth(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, WAKE))
+        hashes, moments = np.empty(0, np.uint64), np.empty(0, np.int64)
+        return Growth(hashes, hashes, np.empty(0, WAKE), moments, moments, hashes)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,8 @@ def pair_messages(
         by_row = np.empty_like(key_hash)
         by_row[row_of] = key_hash
         turn_hash = np.repeat(by_row, np.asarray(conversations["turn_count"]))
-        growth = Growth(by_row, turn_hash, find_wakes(ev, key_hash, cycles, facts, as_of))
+        wakes, last = find_wakes(ev, key_hash, cycles, facts, as_of), facts.last_event_at
+        growth = Growth(by_row, turn_hash, wakes, last, last + facts.silence_limit, key_hash)
     return PairedShard(conversations, turn_rows, statistics, stray_count, growth)
 
 

@@ -243,7 +243,12 @@ RUNS = Table(
     (
         Column("commit_id", COUNT, "Number of the commit, from 1.", False),
         Column("committed_at", TIMESTAMP, "When it was made.", False),
-        Column("kind", TEXT, "batch: made of all its inputs; append: added to the result before.", False),
+        Column(
+            "kind",
+            TEXT,
+            "batch: made of all its inputs; append: added to the result before; stream: what cycles added since.",
+            False,
+        ),
         Column(
             "as_of", TIMESTAMP, "The moment up to which time is taken to have passed; null where there is no event."
         ),
@@ -265,7 +270,8 @@ RUNS = Table(
         Column(
             "inputs",
             TEXT,
-            "JSON array of what was read: name, bytes, rows; for a result that grows SHA-256 too.",
+            "JSON array of what was read: name, bytes, rows; for a result that grows SHA-256 too; of a stream name "
+            "(topic/partition), offsets from and to, rows, and how many offsets were lost.",
             False,
         ),
         Column("settings", TEXT, "JSON object of the settings in force.", False),

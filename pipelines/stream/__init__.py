@@ -1,0 +1,1 @@
+"""Live KPIs: cycle after cycle over what came in, each with one transaction."""

@@ -1,0 +1,151 @@
+"""What a stream begins with: its live store, or where that is gone or damaged, the published result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.growth import (
+    ROWS_FOLDER,
+    WAKES_FILE,
+    State,
+    check_settings,
+    load_state,
+    settings_of_state,
+)
+from pipelines.stream.publishing import KEYS_FILE, publish_nothing
+from pipelines.stream.state import StreamState
+from pipelines.stream.store import LIVE, LiveStore
+from sinks.links import link_or_copy
+from sinks.output_folder import STATE, current_snapshot
+from transforms.errors import UserError
+from transforms.hashing import hash_conversation_keys
+from transforms.open_rows import count_rows
+from transforms.settings import Settings
+from transforms.tables import CONVERSATIONS, KPI_STATISTICS
+from transforms.wakes import load_wakes
+
+
+def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) -> LiveStore:
+    """Opens the live store of an output folder, whose lock the caller holds.
+
+    Args:
+      output: the output folder.
+      settings: of the stream.
+      tell: gets a sentence where something is worth one.
+
+    Raises:
+      UserError: the result there cannot be added to, or was made with other settings.
+    """
+    if current_snapshot(output) is None:
+        # What is live without a result is what a stream left that died before its first one.
+        shutil.rmtree(output / LIVE, ignore_errors=True)
+        publish_nothing(output, settings)
+        is_new = True
+    else:
+        is_new = False
+    published = current_snapshot(output)
+    assert published is not None
+    state = State(settings_of_state(settings)) if is_new else load_state(published, output)
+    assert state is not None
+    check_settings(state, settings)
+    store = _opened(output, tell)
+    cycle = 0 if state.stream is None else StreamState.from_json(json.dumps(state.stream)).cycle
+    is_ours = store.state is not None and state.stream is not None and store.state.cycle >= cycle
+    if store.state is not None and is_ours:
+        store.forget_pending(cycle)
+        return store
+    try:
+        _begin_anew(store, published, state, settings, is_new)
+    except BaseException:
+        store.__exit__()
+        raise
+    return store
+
+
+def _opened(output: Path, tell: Callable[[str], None]) -> LiveStore:
+    """The live store; an empty one where it is damaged."""
+    try:
+        return LiveStore(output)
+    except duckdb.Error as error:
+        tell(f"{output / LIVE} is damaged ({error}); it is made anew from the published result")
+        shutil.rmtree(output / LIVE)
+        return LiveStore(output)
+
+
+def _begin_anew(store: LiveStore, published: Path, state: State, settings: Settings, is_new: bool) -> None:
+    """Fills the live store from a published result."""
+    folder = published / STATE
+    files = {}
+    for path in sorted((folder / ROWS_FOLDER).glob("*.arrow")):
+        target = store.row_path(path.name)
+        target.unlink(missing_ok=True)
+        link_or_copy(path, target)
+        files[path.name] = count_rows(target)
+    if state.stream is not None:
+        begun = StreamState.from_json(json.dumps(state.stream))
+    else:
+        begun = StreamState(state.settings, 0, state.as_of, state.latest, {}, state.taken, files)
+    if begun.row_files.keys() != files.keys():
+        # They were put together since (care-kpis compact).
+        begun = StreamState(**{**begun.__dict__, "row_files": files})
+    tables = {} if is_new else {"kpi_statistics": _statistics(published), "keys": _keys(folder, files, settings)}
+    if settings.repeat_contact is not None and not is_new:
+        tables["contacts"] = _contacts(published)
+    store.begin(begun, tables)
+
+
+def _statistics(published: Path) -> pa.Table:
+    table = pq.read_table(published / KPI_STATISTICS.name, partitioning=None)
+    return table.select(KPI_STATISTICS.schema.names).cast(KPI_STATISTICS.schema)
+
+
+def _keys(folder: Path, files: dict[str, int], settings: Settings) -> pa.Table:
+    """When each key wakes and ends, as it was left; of a result of files, ends are not known exactly, but not later."""
+    if (folder / KEYS_FILE).is_file():
+        hashes, wakes, ends = np.load(folder / KEYS_FILE)
+        wake_at = pa.array(wakes, mask=wakes < 0)
+        return pa.table({"key_hash": pa.array(hashes.view(np.uint64)), "wake_at": wake_at, "ends_at": pa.array(ends)})
+    hashes, last = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for name in files:
+        with pa.memory_map(str(folder / ROWS_FOLDER / name)) as source:
+            rows = pa.ipc.open_file(source).read_all()
+        hashes.append(rows["key_hash"].to_numpy().copy())
+        last.append(rows["occurred_at"].cast(pa.int64()).to_numpy().copy())
+    keys, place = np.unique(np.concatenate(hashes), return_inverse=True)
+    latest = np.zeros(len(keys), np.int64)
+    np.maximum.at(latest, place, np.concatenate(last))
+    longest = max(channel.max_open for channel in (settings.default, *settings.channels.values()))
+    wakes = load_wakes(folder / WAKES_FILE)
+    at = np.full(len(keys), np.iinfo(np.int64).max)
+    np.minimum.at(at, np.searchsorted(keys, wakes["key_hash"]), wakes["at"])
+    wake_at = pa.array(at, mask=at == np.iinfo(np.int64).max)
+    ends_at = latest + max(longest, settings.repeat_contact or 0)
+    return pa.table({"key_hash": keys, "wake_at": wake_at, "ends_at": ends_at})
+
+
+def _contacts(published: Path) -> pa.Table:
+    names = ["conversation_key", "account_id", "customer_id"]
+    rows = pq.read_table(published / CONVERSATIONS.name, partitioning=None, columns=names)
+    rows = rows.cast(pa.schema([(name, pa.string()) for name in names]))
+    rows = rows.filter(pc.is_valid(rows["customer_id"])).group_by(names).aggregate([])
+    hashes = hash_conversation_keys(rows["conversation_key"].to_pylist())
+    return rows.select(names[1:]).append_column("key_hash", pa.array(hashes))
+
+
+def require_output(output: Path) -> None:
+    """Refuses an output folder that a stream cannot have.
+
+    Raises:
+      UserError: its live store is a file.
+    """
+    if (output / LIVE).exists() and not (output / LIVE).is_dir():
+        raise UserError(f"Expected a folder or nothing at {output / LIVE}, but it is a file: move it away.")
