@@ -31,7 +31,7 @@ from transforms.hashing import hash_conversation_keys
 from transforms.open_rows import count_rows
 from transforms.settings import Settings
 from transforms.tables import CONVERSATIONS, KPI_STATISTICS
-from transforms.wakes import load_wakes
+from transforms.wakes import WAKE, load_wakes
 
 
 def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) -> LiveStore:
@@ -48,14 +48,10 @@ def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) 
     if current_snapshot(output) is None:
         # What is live without a result is what a stream left that died before its first one.
         shutil.rmtree(output / LIVE, ignore_errors=True)
-        publish_nothing(output, settings)
-        is_new = True
-    else:
-        is_new = False
+        publish_nothing(output, settings, StreamState(settings_of_state(settings)))
     published = current_snapshot(output)
-    assert published is not None
-    state = State(settings_of_state(settings)) if is_new else load_state(published, output)
-    assert state is not None
+    state = load_state(published, output)
+    assert published is not None and state is not None
     check_settings(state, settings)
     store = _opened(output, tell)
     cycle = 0 if state.stream is None else StreamState.from_json(json.dumps(state.stream)).cycle
@@ -64,7 +60,7 @@ def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) 
         store.forget_pending(cycle)
         return store
     try:
-        _begin_anew(store, published, state, settings, is_new)
+        _begin_anew(store, published, state, settings)
     except BaseException:
         store.__exit__()
         raise
@@ -81,7 +77,7 @@ def _opened(output: Path, tell: Callable[[str], None]) -> LiveStore:
         return LiveStore(output)
 
 
-def _begin_anew(store: LiveStore, published: Path, state: State, settings: Settings, is_new: bool) -> None:
+def _begin_anew(store: LiveStore, published: Path, state: State, settings: Settings) -> None:
     """Fills the live store from a published result."""
     folder = published / STATE
     files = {}
@@ -97,8 +93,8 @@ def _begin_anew(store: LiveStore, published: Path, state: State, settings: Setti
     if begun.row_files.keys() != files.keys():
         # They were put together since (care-kpis compact).
         begun = StreamState(**{**begun.__dict__, "row_files": files})
-    tables = {} if is_new else {"kpi_statistics": _statistics(published), "keys": _keys(folder, files, settings)}
-    if settings.repeat_contact is not None and not is_new:
+    tables = {"kpi_statistics": _statistics(published), "keys": _keys(folder, files, settings)}
+    if settings.repeat_contact is not None:
         tables["contacts"] = _contacts(published)
     store.begin(begun, tables)
 
@@ -124,7 +120,8 @@ def _keys(folder: Path, files: dict[str, int], settings: Settings) -> pa.Table:
     latest = np.zeros(len(keys), np.int64)
     np.maximum.at(latest, place, np.concatenate(last))
     longest = max(channel.max_open for channel in (settings.default, *settings.channels.values()))
-    wakes = load_wakes(folder / WAKES_FILE)
+    has_wakes = (folder / WAKES_FILE).is_file()
+    wakes = load_wakes(folder / WAKES_FILE) if has_wakes else np.empty(0, WAKE)
     at = np.full(len(keys), np.iinfo(np.int64).max)
     np.minimum.at(at, np.searchsorted(keys, wakes["key_hash"]), wakes["at"])
     wake_at = pa.array(at, mask=at == np.iinfo(np.int64).max)

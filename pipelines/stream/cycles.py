@@ -170,7 +170,10 @@ class _Moments:
 
     def watermark(self, latest: Mapping[str, int]) -> int | None:
         """Is told the latest occurred_at of the partitions that have new rows; gives the new watermark."""
-        self._latest = {name: latest_of([self._known(name), latest.get(name)]) for name in self._taking.ranges}
+        found: dict[str, list[int | None]] = {name: [self._known(name)] for name in self._taking.ranges}
+        for source, moment in latest.items():
+            found[self._taking.partition_of(source)].append(moment)
+        self._latest = {name: latest_of(moments) for name, moments in found.items()}
         self.found = find_watermark(self._state.watermark, self._latest, self._idle, self._stream, self._now)
         return self.found
 
@@ -199,13 +202,8 @@ class _Watched:
 
 
 def _counts(rows: Counter[str], taking: Taking, seconds: float) -> dict[str, Any]:
-    inputs = {
-        name: {"from": each.start, "to": each.stop, "lost": each.lost, "rows": rows[f"rows of {name}"]}
-        for name, each in taking.ranges.items()
-        if each.stop > each.start or each.lost
-    }
     named = {name: count for name, count in rows.items() if not name.startswith("rows of ") and count}
-    return {"rows": named, "inputs": inputs, "seconds": seconds}
+    return {"rows": named, "inputs": taking.inputs(rows), "seconds": seconds}
 
 
 def _contacts(conversations: pa.Table, settings: Settings) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.growth import Taken
 from pipelines.kafka.client import Client, Offsets, Place, Topic
@@ -57,6 +57,10 @@ class KafkaTaking:
         """Rows of some messages."""
         return read_messages(*piece.chunk)
 
+    def partition_of(self, source: str) -> str:
+        """A partition is its own source."""
+        return source
+
     def after(self, partition: str, latest: int | None) -> Partition:
         """The offset after the last one that is taken, and which topic that was."""
         topic = self.topics[self.places[partition][0]]
@@ -65,6 +69,14 @@ class KafkaTaking:
     def taken(self, rows: Mapping[str, int], cycle: int) -> tuple[Taken, ...]:
         """No files."""
         return ()
+
+    def inputs(self, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """Offsets and rows of each partition."""
+        return {
+            name: {"from": each.start, "to": each.stop, "rows": rows.get(f"rows of {name}", 0), "lost": each.lost}
+            for name, each in self.ranges.items()
+            if each.stop > each.start or each.lost
+        }
 
 
 class KafkaSource:

@@ -119,7 +119,7 @@ class Publisher:
         return Published(state.cycle, snapshot.commit_id, time.monotonic() - started)
 
 
-def publish_nothing(output: Path, settings: Settings) -> None:
+def publish_nothing(output: Path, settings: Settings, state: StreamState) -> None:
     """Publishes a result without any event, so that readers find every table from the first moment on."""
     with open_snapshot(output, is_locked=True) as snapshot:
         build_warehouse(
@@ -127,8 +127,9 @@ def publish_nothing(output: Path, settings: Settings) -> None:
             kpis=UNREVISED.schema.empty_table(),
             kpi_statistics=KPI_STATISTICS.schema.empty_table(),
             dead_letters=DEAD_LETTERS.schema.empty_table(),
-            runs=_run(snapshot, StreamState({}), settings, [], Counter(), time.monotonic()),
+            runs=_run(snapshot, state, settings, [], Counter(), time.monotonic()),
         )
+        _save_state(snapshot, state)
         snapshot.publish()
 
 
@@ -190,10 +191,12 @@ def _run(
     for cycle in cycles:
         counts.update(cycle["rows"])
         for name, said in cycle["inputs"].items():
-            known = inputs.setdefault(name, {"name": name, "from": said["from"], "to": 0, "rows": 0, "lost": 0})
-            known["to"] = said["to"]
-            known["rows"] += said["rows"]
-            known["lost"] += said["lost"]
+            known = inputs.get(name)
+            if known is None:
+                inputs[name] = {"name": name, **said}
+            else:
+                # Of a partition: files come once.
+                known |= {"to": said["to"], **{sum_: known[sum_] + said[sum_] for sum_ in ("rows", "lost")}}
     as_of = None if state.watermark is None else _EPOCH + timedelta(microseconds=state.watermark)
     totals = {spec.name: counts[spec.name] for spec in (CONVERSATIONS, TURNS)}
     if snapshot.previous is not None:
@@ -231,7 +234,9 @@ def _keep_state(
     keys = live.sql("SELECT key_hash, coalesce(wake_at, -1) AS wake_at, ends_at FROM keys").to_arrow_table()
     folder.mkdir(exist_ok=True)
     np.save(folder / KEYS_FILE, np.stack([keys[name].to_numpy().view(np.int64) for name in keys.column_names]))
-    count = sum(state.row_files.values())
-    State(state.settings, state.watermark, state.latest, count, state.taken, json.loads(state.to_json())).save(
-        snapshot.path
-    )
+    _save_state(snapshot, state)
+
+
+def _save_state(snapshot: Snapshot, state: StreamState) -> None:
+    rows, said = sum(state.row_files.values()), json.loads(state.to_json())
+    State(state.settings, state.watermark, state.latest, rows, state.taken, said).save(snapshot.path)

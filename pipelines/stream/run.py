@@ -18,6 +18,7 @@ from pipelines.kafka.settings import KafkaOptions
 from pipelines.memory import keep_freed_memory
 from pipelines.stream.beginning import begin_stream
 from pipelines.stream.cycles import Cycles
+from pipelines.stream.folder_source import FolderSource
 from pipelines.stream.kafka_source import KafkaSource
 from pipelines.stream.publishing import Published, Publisher
 from pipelines.stream.sources import Source, Taking
@@ -42,7 +43,9 @@ class StreamOptions:
       output: folder that the results go to.
       settings: settings in force.
       stream: settings of streams alone.
-      kafka: the Kafka and its topics; None where the input is a folder.
+      kafka: the Kafka and its topics; None where the input is files.
+      inputs: folders and patterns of files, where it is.
+      format: of the files; None: told by content and name.
       on_lost_offsets: what to do where messages that are due are gone.
       rows_a_cycle: how many rows a cycle takes at most.
       seconds_between_publishes: so often readers get what is new.
@@ -54,6 +57,8 @@ class StreamOptions:
     settings: Settings
     stream: StreamSettings = field(default_factory=StreamSettings)
     kafka: KafkaOptions | None = None
+    inputs: tuple[str, ...] = ()
+    format: str | None = None
     on_lost_offsets: Literal["fail", "earliest"] = "fail"
     rows_a_cycle: int = 200_000
     seconds_between_publishes: float = 30.0
@@ -105,7 +110,7 @@ def run(
             said_clearly(output),
             _stopped_by_signals(stop),
             begin_stream(output, options.settings, watcher.said) as store,
-            _source(options) as source,
+            _source(options, watcher) as source,
             Cycles(store, options.settings, options.stream) as cycles,
             Publisher(output, options.settings) as publisher,
         ):
@@ -221,9 +226,13 @@ class _Stream:
 
 
 @contextlib.contextmanager
-def _source(options: StreamOptions) -> Iterator[Source]:
-    assert options.kafka is not None
-    source = KafkaSource(options.kafka, options.on_lost_offsets, options.rows_a_cycle)
+def _source(options: StreamOptions, watcher: Watcher) -> Iterator[Source]:
+    source: Source
+    if options.kafka is not None:
+        source = KafkaSource(options.kafka, options.on_lost_offsets, options.rows_a_cycle)
+    else:
+        waits = not options.until_caught_up
+        source = FolderSource(options.inputs, options.format, options.rows_a_cycle, watcher.said, waits)
     try:
         yield source
     finally:

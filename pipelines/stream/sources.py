@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipelines.growth import Taken
@@ -50,12 +50,20 @@ class Taking(Protocol):
         """The rows of a part."""
         ...
 
+    def partition_of(self, source: str) -> str:
+        """The partition that the source of a part belongs to."""
+        ...
+
     def after(self, partition: str, latest: int | None) -> Partition:
         """What is remembered of a partition once this is taken; `latest` is that of all its rows so far."""
         ...
 
     def taken(self, rows: Mapping[str, int], cycle: int) -> tuple[Taken, ...]:
         """The files that it takes, by the rows of each; none where the input is no folder."""
+        ...
+
+    def inputs(self, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """What `runs` tells of it by name, given the numbers of rows; JSON values."""
         ...
 
 
@@ -69,27 +77,3 @@ class Source(Protocol):
     def close(self) -> None:
         """Ends what is open."""
         ...
-
-
-@dataclass(frozen=True)
-class NoRows:
-    """Nothing new: time alone goes on."""
-
-    ranges: Mapping[str, Range] = field(default_factory=dict)
-    rows: int = 0
-
-    def pieces(self) -> Iterable[Piece]:
-        """None."""
-        return ()
-
-    def read(self, piece: Any) -> list[RawRows]:
-        """Is never asked."""
-        raise NotImplementedError
-
-    def after(self, partition: str, latest: int | None) -> Partition:
-        """Is never asked."""
-        raise NotImplementedError
-
-    def taken(self, rows: Mapping[str, int], cycle: int) -> tuple[Taken, ...]:
-        """None."""
-        return ()
