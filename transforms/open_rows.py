@@ -83,6 +83,13 @@ def key_hashes(files: Iterable[Path], sources: Collection[str] | None = None) ->
     return np.unique(np.concatenate(found))
 
 
+def key_hashes_in_order(file: Path) -> Hashes:
+    """The hash of the conversation key of each row of a file, in its order, which is ascending."""
+    with pa.memory_map(str(file)) as mapped:
+        hashes: Hashes = one_chunk(pa.ipc.open_file(mapped).read_all()["key_hash"]).to_numpy()
+    return hashes
+
+
 def without_sources(events: pa.Table, sources: Collection[str]) -> pa.Table:
     """The rows that did not come from some sources."""
     return events.filter(pc.invert(_is_from(events, sources))).combine_chunks() if sources else events
@@ -93,7 +100,12 @@ def _is_from(events: pa.Table, sources: Collection[str]) -> pa.Array:
 
 
 def merge_rows(
-    files: Sequence[Path], path: Path, low: int = 0, high: int = 1 << 64, dropped: Collection[str] = ()
+    files: Sequence[Path],
+    path: Path,
+    low: int = 0,
+    high: int = 1 << 64,
+    dropped: Collection[str] = (),
+    without: Hashes | None = None,
 ) -> int:
     """Writes the rows of several files into one; the files themselves stay.
 
@@ -103,6 +115,7 @@ def merge_rows(
       low: least hash of the keys that are taken.
       high: the hash above the last one that is taken.
       dropped: sources whose rows are left out.
+      without: hashes of keys whose rows are left out.
 
     Returns:
       The number of rows.
@@ -114,5 +127,8 @@ def merge_rows(
         known = one_chunk(rows["key_hash"]).to_numpy()
         first = int(np.searchsorted(known, np.uint64(low)))
         after = len(known) if high > 0xFFFFFFFFFFFFFFFF else int(np.searchsorted(known, np.uint64(high)))
-        parts.append(without_sources(rows.slice(first, after - first), dropped))
+        part = without_sources(rows.slice(first, after - first), dropped)
+        if without is not None and len(without):
+            part = part.filter(pa.array(~np.isin(part["key_hash"].to_numpy(), without)))
+        parts.append(part)
     return write_rows(pa.concat_tables(parts) if parts else PLAIN_EVENTS.empty_table(), path)

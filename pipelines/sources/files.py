@@ -1,20 +1,15 @@
-"""Finds input files, tells their format and compression, and opens them.
-
-Local paths are handled in plain Python; Beam's file systems are imported only for addresses with a scheme.
-"""
+"""Tells the format and compression of input files, and opens them."""
 
 from __future__ import annotations
 
 import csv
-import glob
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
+from pipelines.sources.matching import SCHEME, file_systems, find_files
 from transforms.errors import UserError
 
 FORMATS = ("ndjson", "csv", "parquet", "arrow")
@@ -41,8 +36,6 @@ _REFUSED_MAGIC = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
-_UNFINISHED = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", "~")
 _MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
 
@@ -68,9 +61,7 @@ def list_files(patterns: Sequence[str], format: str | None = None) -> list[Input
     """Finds the files that are meant and tells what is in them.
 
     Args:
-      patterns: paths, globs, folders (taken with all that is in them), or addresses with a scheme that Beam's file
-        systems know. Hidden and unfinished files (names that begin with . or _, end with ~ or .tmp, and the like)
-        are left out unless named in full.
+      patterns: see `find_files`.
       format: format of all the files, one of FORMATS; None: told by content, then by name.
 
     Returns:
@@ -81,90 +72,10 @@ def list_files(patterns: Sequence[str], format: str | None = None) -> list[Input
     """
     if format is not None and format not in FORMATS:
         raise UserError(f"Expected a format out of {', '.join(FORMATS)}, but got {format!r}.")
-    if not patterns:
-        raise UserError("Expected at least one input path, but got none: name a file, a folder or a glob.")
-    found: dict[str, tuple[str, int]] = {}
-    for path, size in sorted(match for pattern in patterns for match in _matches(pattern)):
-        found.setdefault(path if _SCHEME.match(path) else os.path.realpath(path), (path, size))
-    return [_inspected(path, size, format) for path, size in found.values()]
+    return [inspect_file(path, size, format) for path, size in find_files(patterns)]
 
 
-def _matches(pattern: str) -> list[tuple[str, int]]:
-    """Paths and sizes that one pattern stands for."""
-    if pattern.lower().startswith("file://"):
-        pattern = pattern[len("file://") :]
-    if _SCHEME.match(pattern):
-        return _remote_matches(pattern)
-    if os.path.isfile(pattern):
-        paths = [pattern]
-    elif os.path.isdir(pattern):
-        paths = list(_files_in(pattern))
-    elif glob.has_magic(pattern):
-        paths = []
-        for match in glob.glob(pattern, recursive=True):
-            if os.path.isdir(match):
-                paths += _files_in(match)
-            elif not _is_left_out(os.path.basename(match)):
-                paths.append(match)
-    else:
-        shown = pattern or "an empty text"
-        what = "is no regular file" if os.path.exists(pattern) else "does not exist"
-        raise UserError(f"Expected a file, a folder or a glob, but {shown} {what}: check the path.")
-    if not paths:
-        raise UserError(f"Expected input files, but {pattern} holds or matches none: check the path.")
-    return [(path, _size(path)) for path in map(os.path.normpath, paths)]
-
-
-def _size(path: str) -> int:
-    if not os.path.isfile(path):
-        raise UserError(f"Expected files, but {path} is a broken link or no regular file: name those that are meant.")
-    return os.path.getsize(path)
-
-
-def _is_left_out(name: str) -> bool:
-    return name.startswith((".", "_", "beam-temp-")) or name.lower().endswith(_UNFINISHED)
-
-
-def _files_in(folder: str) -> Iterator[str]:
-    for where, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not _is_left_out(name)]
-        yield from (os.path.join(where, name) for name in names if not _is_left_out(name))
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"Expected a folder that can be read, but {error.filename} says {error.strerror!r}: allow it.")
-
-
-def _file_systems() -> Any:
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems
-
-
-def _remote_matches(pattern: str) -> list[tuple[str, int]]:
-    from apache_beam.io.filesystem import BeamIOError
-
-    # A folder comes first: where folders are real ones, they "exist" by their plain name as well.
-    candidates = [pattern] if glob.has_magic(pattern) else [pattern.rstrip("/") + "/**", pattern]
-    try:
-        for candidate in candidates:
-            listed = [(m.path, m.size_in_bytes) for m in _file_systems().match([candidate])[0].metadata_list]
-            kept = [(path, size) for path, size in listed if path == pattern or not _is_hidden_below(path, pattern)]
-            if kept:
-                return kept
-    except (BeamIOError, ValueError, OSError) as error:
-        raise UserError(f"Expected an address that can be listed, but {pattern} failed: {error}") from error
-    raise UserError(f"Expected input files, but {pattern} holds or matches none: check the address.")
-
-
-def _is_hidden_below(path: str, pattern: str) -> bool:
-    """Whether a part of the path that the pattern does not spell out is to be left out."""
-    spelled = re.split(r"[*?[]", pattern, maxsplit=1)[0]
-    below = path[len(spelled) :] if path.startswith(spelled) else path
-    return below.endswith("/") or any(_is_left_out(name) for name in below.split("/"))
-
-
-def _inspected(path: str, size: int, format: str | None) -> InputFile:
+def inspect_file(path: str, size: int, format: str | None) -> InputFile:
     """Tells format and compression of a file by what is in it and by its name."""
     stem, suffix = os.path.splitext(path.lower())
     named_compression = COMPRESSIONS.get(suffix)
@@ -252,11 +163,11 @@ def open_stored(path: str) -> pa.NativeFile:
       UserError: it cannot be opened.
     """
     try:
-        if not _SCHEME.match(path):
+        if not SCHEME.match(path):
             return pa.OSFile(path)
         from apache_beam.io.filesystem import CompressionTypes
 
-        opened = _file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        opened = file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         return pa.PythonFile(opened, mode="r")
     except (OSError, ValueError) as error:
         raise UserError(f"Expected a file that can be opened, but {path} failed: {error}") from error

@@ -55,7 +55,7 @@ class Cycles:
         self._store, self._settings, self._stream = store, settings, stream
         self._work = store.folder / _WORK
         self._graphs = {shards: CycleGraph(settings, shards, self._work) for shards in (1, 2)}
-        self._row_files = RowFiles(store)
+        self._row_files = RowFiles(store, stream.allowed_lateness)
         self._exit = ExitStack()
 
     def __enter__(self) -> Cycles:

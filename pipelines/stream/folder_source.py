@@ -10,11 +10,11 @@ from typing import Any
 
 from pipelines.growth import Plan, State, Taken, plan_files
 from pipelines.sources.blocks import Block
-from pipelines.sources.files import InputFile, list_files
+from pipelines.sources.files import InputFile, inspect_file
 from pipelines.sources.formats import blocks, estimate_rows, read_block
+from pipelines.sources.matching import NoInputFiles, find_files
 from pipelines.stream.sources import Range
 from pipelines.stream.state import Partition, StreamState
-from transforms.errors import UserError
 from transforms.raw_rows import RawRows
 
 PARTITION = "files"
@@ -32,7 +32,6 @@ class FilesTaking:
     """Some new files; see Taking."""
 
     plan: Plan
-    state: StreamState
     ranges: Mapping[str, Range]
     rows: int
 
@@ -97,32 +96,35 @@ class FolderSource:
         chosen: list[InputFile] = []
         looks: dict[str, _Look] = {}
         rows = lag = 0
-        for file in self._files():
-            status = os.stat(file.path)
-            look = (file.path, file.size, status.st_mtime)
-            if look in self._known or (self._waits and time.time() - status.st_mtime < SECONDS_AT_REST):
+        for path, size in self._files():
+            changed = os.stat(path).st_mtime
+            look = (path, size, changed)
+            if look in self._known or (self._waits and time.time() - changed < SECONDS_AT_REST):
                 continue
-            if chosen and rows >= self._rows:
+            if rows >= self._rows:
                 lag += 1
                 continue
+            file = inspect_file(path, size, self._format)
             chosen.append(file)
-            looks[file.path] = look
-            rows += estimate_rows(file)
+            looks[path] = look
+            rows += max(1, estimate_rows(file))
         plan = plan_files(chosen, State({}, taken=state.taken), state.cycle + 1)
         for path in plan.grown:
             self._tell(f"{path} has grown since it was taken and is left alone: drop new rows as files of their own")
         new = {file.path for file in plan.files}
         self._known |= {look for path, look in looks.items() if path not in new}
+        if not new and lag:
+            return self.look(state)
         taken = state.partitions.get(PARTITION, Partition(0)).next
         ranges = {PARTITION: Range(taken, taken + len(plan.files), lag=lag)}
-        return FilesTaking(plan, state, ranges, max(rows, 1) if plan.files else 0)
+        return FilesTaking(plan, ranges, rows if plan.files else 0)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _files(self) -> list[InputFile]:
+    def _files(self) -> list[tuple[str, int]]:
         try:
-            return list_files(self._patterns, self._format)
-        except UserError:
+            return find_files(self._patterns)
+        except NoInputFiles:
             # A folder that is empty, or is not there yet.
             return []

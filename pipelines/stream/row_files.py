@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from pipelines.keeping import MANY_FILES, SMALL_ROWS
 from pipelines.stream.store import LiveStore, sync_file
-from transforms.open_rows import count_rows, merge_rows
+from transforms.hashing import Hashes
+from transforms.open_rows import count_rows, key_hashes_in_order, merge_rows
+
+_MUCH_OF_A_FILE = 0.3
+"""A large file is written anew where so much of it belongs to keys that have ended."""
+
+_SECONDS_BETWEEN_SWEEPS = 60.0
 
 _AT_ONCE_ROWS = 50_000
 """So many rows are put together while the cycle waits; more are beside the cycles that follow."""
@@ -19,9 +28,10 @@ _AT_ONCE_ROWS = 50_000
 class RowFiles:
     """The files of open rows of a live store; a context manager. What it says becomes true with the next commit."""
 
-    def __init__(self, store: LiveStore) -> None:
-        """Takes the store."""
-        self._store = store
+    def __init__(self, store: LiveStore, allowed_lateness: int) -> None:
+        """Takes the store, and how late an event may be, microseconds."""
+        self._store, self._lateness = store, allowed_lateness
+        self._swept = time.monotonic()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="open-rows")
         self._merging: tuple[list[str], Future[dict[str, int]]] | None = None
 
@@ -58,7 +68,11 @@ class RowFiles:
             gone, merging = self._merging
             self._merging = None
             files = {name: rows for name, rows in files.items() if name not in gone} | merging.result()
-        return self._put_together(files)
+        files = self._put_together(files)
+        if self._merging is None and time.monotonic() - self._swept >= _SECONDS_BETWEEN_SWEEPS:
+            self._swept = time.monotonic()
+            self._sweep(files)
+        return files
 
     def _put_together(self, files: dict[str, int]) -> dict[str, int]:
         """Merges files of about the same size, so that their number grows with the logarithm of what came."""
@@ -72,16 +86,45 @@ class RowFiles:
             if len(alike) < MANY_FILES:
                 continue
             if sum(files[name] for name in alike) <= _AT_ONCE_ROWS:
-                merged = self._merge(alike, files)
+                merged = self._merge(alike, self._ended())
                 files = {name: rows for name, rows in files.items() if name not in alike} | merged
             elif self._merging is None:
-                self._merging = alike, self._pool.submit(self._merge, alike, dict(files))
+                self._merging = alike, self._pool.submit(self._merge, alike, self._ended())
                 busy = set(alike)
         return files
 
-    def _merge(self, names: Sequence[str], files: dict[str, int]) -> dict[str, int]:
+    def _sweep(self, files: Mapping[str, int]) -> None:
+        """Begins to write a large file anew where much of it has ended; forgets keys of which no row is left."""
+        ended = self._ended()
+        if not len(ended):
+            return
+        left = np.zeros(len(ended), bool)
+        for name, count in files.items():
+            hashes = key_hashes_in_order(self._store.row_path(name))
+            first, after = (np.searchsorted(hashes, ended, side) for side in ("left", "right"))
+            left |= after > first
+            if self._merging is None and count >= SMALL_ROWS and (after - first).sum() >= _MUCH_OF_A_FILE * count:
+                self._merging = [name], self._pool.submit(self._merge, [name], ended)
+        self._store.forget_keys(ended[~left], self._moment())
+
+    def _moment(self) -> int:
+        state = self._store.state
+        return -1 if state is None or state.watermark is None else state.watermark - self._lateness
+
+    def _ended(self) -> Hashes:
+        """Hashes of the keys that no event in time can join.
+
+        Their rows may go, all of them or some, now or later: what they came to is final, so that whatever is left of
+        them counts the same before a cycle and after it.
+        """
+        return self._store.ended_keys(self._moment())
+
+    def _merge(self, names: Sequence[str], ended: Hashes) -> dict[str, int]:
         name = f"{uuid.uuid4().hex}.arrow"
         paths = [self._store.row_path(each) for each in names]
-        rows = merge_rows(paths, self._store.row_path(name))
+        rows = merge_rows(paths, self._store.row_path(name), without=ended)
+        if not rows:
+            self._store.row_path(name).unlink()
+            return {}
         sync_file(self._store.row_path(name))
         return {name: rows}

@@ -20,9 +20,10 @@ from pipelines.stream.beginning import begin_stream
 from pipelines.stream.cycles import Cycles
 from pipelines.stream.folder_source import FolderSource
 from pipelines.stream.kafka_source import KafkaSource
-from pipelines.stream.publishing import Published, Publisher
+from pipelines.stream.publishing import Publisher
 from pipelines.stream.sources import Source, Taking
-from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
+from pipelines.stream.watcher import Watcher, told
 from pipelines.stream.watermark import Clock, Idleness, clock, find_watermark
 from sinks.output_folder import check_place, take_lock
 from sinks.parquet import writing
@@ -66,22 +67,6 @@ class StreamOptions:
     seconds_for_broker: float | None = None
 
 
-class Watcher:
-    """Is told what a stream does; does nothing with it."""
-
-    def said(self, sentence: str) -> None:
-        """Something worth a sentence."""
-
-    def committed(self, result: CycleResult, taking: Taking, store: LiveStore) -> None:
-        """A cycle was committed."""
-
-    def looked(self, taking: Taking, store: LiveStore) -> None:
-        """The stream looked for something new."""
-
-    def published(self, published: Published) -> None:
-        """A result was published."""
-
-
 def run(
     options: StreamOptions,
     watcher: Watcher | None = None,
@@ -113,6 +98,7 @@ def run(
             _source(options, watcher) as source,
             Cycles(store, options.settings, options.stream) as cycles,
             Publisher(output, options.settings) as publisher,
+            told(watcher, store),
         ):
             _Stream(options, store, source, cycles, publisher, watcher, now, stop).run()
     finally:
@@ -156,6 +142,9 @@ class _Stream:
                 self._cycle(taking, idle)
                 pause = SECONDS_BETWEEN_LOOKS
             elif self._options.until_caught_up:
+                if not self._options.stream.idle_timeout:
+                    # Nothing is waited for: time has passed up to this moment.
+                    self._cycle(taking, idle)
                 break
             else:
                 self._watcher.looked(taking, self._store)
@@ -192,7 +181,7 @@ class _Stream:
         """Whether time alone has changed something: a conversation has to be looked at, or a window is complete."""
         state = self._store.state
         assert state is not None
-        if self._options.until_caught_up and self._options.stream.idle_timeout:
+        if self._options.until_caught_up:
             return False
         latest = {name: partition.latest for name, partition in state.partitions.items() if name in taking.ranges}
         latest |= {name: None for name in taking.ranges if name not in latest}

@@ -184,7 +184,7 @@ class LiveStore:
             self._insert("late_events", result.late_events, cycle=cycle)
             live.execute("INSERT INTO cycles VALUES (?, ?)", [cycle, result.counts])
             self._replace_keys(result)
-            self._insert("contacts", result.contacts)
+            self._insert_contacts(result.contacts)
             if result.messages:
                 keys, texts = zip(*result.messages, strict=True)
                 self._insert(
@@ -211,10 +211,15 @@ class LiveStore:
         """Key and JSON of what has still to go out, in order."""
         return self._live.execute("SELECT message_key, message FROM outbox ORDER BY rowid").fetchall()
 
-    def save(self, state: StreamState) -> None:
-        """Makes a state true that changes nothing but itself (its files of open rows were put together)."""
-        with self._transaction():
-            self._save(state)
+    def forget_keys(self, hashes: Hashes, moment: int) -> None:
+        """Forgets keys that had ended at a moment and have not been looked at again since."""
+        if len(hashes):
+            with self._transaction() as live:
+                live.register("gone", pa.table({"key_hash": hashes}))
+                live.execute(
+                    "DELETE FROM keys AS t USING gone AS r WHERE t.key_hash = r.key_hash AND ends_at < ?", [moment]
+                )
+                live.unregister("gone")
 
     def checkpoint(self) -> None:
         """Writes everything into the file itself, and removes files of open rows that nothing names any more."""
@@ -280,6 +285,16 @@ class LiveStore:
         self._live.register("rows", rows.select(schema.names).cast(schema))
         self._live.execute(f"INSERT INTO {name} SELECT * FROM rows")
         self._live.unregister("rows")
+
+    def _insert_contacts(self, contacts: pa.Table) -> None:
+        if contacts.num_rows:
+            self._live.register("rows", contacts)
+            self._live.execute(
+                "INSERT INTO contacts SELECT account_id, customer_id, key_hash FROM rows AS r WHERE NOT EXISTS (FROM "
+                "contacts AS t WHERE t.key_hash = r.key_hash AND t.customer_id = r.customer_id "
+                "AND t.account_id IS NOT DISTINCT FROM r.account_id)"
+            )
+            self._live.unregister("rows")
 
     def _replace_keys(self, result: CycleResult) -> None:
         hashes, ends = result.ends
