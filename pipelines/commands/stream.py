@@ -68,6 +68,9 @@ def _duration(name: str, default: str, sentence: str) -> Any:
     help="Where messages that are due are gone: stop, or go on with the first that there is.",
 )
 @click.option(
+    "--changes-topic", metavar="NAME", help="Topic that gets each restated KPI window, as an upsert in JSON."
+)
+@click.option(
     "--input",
     "inputs",
     multiple=True,
@@ -84,7 +87,7 @@ def _duration(name: str, default: str, sentence: str) -> Any:
 @click.option("--until-caught-up", is_flag=True, help="End once all that was there is taken and published.")
 @_duration("--give-up-after", "0s", "End where Kafka does not answer for so long; 0s: never.")
 @click.option(
-    "--cycle-rows", type=click.IntRange(1), default=200_000, show_default=True, help="A cycle takes at most so many."
+    "--cycle-rows", type=click.IntRange(1), default=400_000, show_default=True, help="A cycle takes at most so many."
 )
 @click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
 @click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin.")
@@ -92,7 +95,24 @@ def _duration(name: str, default: str, sentence: str) -> Any:
 @_duration("--out-of-orderness", "10s", "The watermark lies so far behind the latest event of a partition.")
 @_duration("--idle-timeout", "60s", "A partition without events for so long does not hold the watermark up.")
 @_duration("--max-future", "1h", "An event further ahead of the clock is a dead letter.")
-@click.option_panel("Kafka", options=["--bootstrap-servers", "--topic", "--kafka-config", "--on-lost-offsets"])
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="Serve /metrics for Prometheus and /healthz at 127.0.0.1:PORT.",
+)
+@click.option(
+    "--log",
+    "log_form",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="Lines of the log, on standard error: sentences, or JSON objects.",
+)
+@click.option("--verbose", is_flag=True, help="Log each cycle too.")
+@click.option_panel(
+    "Kafka", options=["--bootstrap-servers", "--topic", "--kafka-config", "--on-lost-offsets", "--changes-topic"]
+)
 @click.option_panel("Files", options=["--input", "--format", "--output"])
 @click.option_panel("Life", options=["--publish-every", "--until-caught-up", "--give-up-after", "--cycle-rows"])
 @click.option_panel(
@@ -106,11 +126,13 @@ def _duration(name: str, default: str, sentence: str) -> Any:
         "--max-future",
     ],
 )
+@click.option_panel("Watching", options=["--metrics-port", "--log", "--verbose"])
 def stream(
     bootstrap_servers: str | None,
     topics: tuple[str, ...],
     kafka_config: Path | None,
     on_lost_offsets: Literal["fail", "earliest"],
+    changes_topic: str | None,
     inputs: tuple[str, ...],
     file_format: str | None,
     output: Path,
@@ -124,6 +146,9 @@ def stream(
     out_of_orderness: int,
     idle_timeout: int,
     max_future: int,
+    metrics_port: int | None,
+    log_form: Literal["text", "json"],
+    verbose: bool,
 ) -> None:
     """Runs a stream until it is stopped."""
     from pipelines.commands.settings_options import resolve_settings
@@ -136,15 +161,18 @@ def stream(
     if settings.as_of is not None:
         raise UserError(f"{config}: expected no as_of for a stream, whose as_of is its watermark: take it out.")
     rules = StreamSettings(allowed_lateness, out_of_orderness, idle_timeout, max_future)
-    kafka = None
-    if topics:
+    kafka = changes = None
+    if topics or changes_topic is not None:
         from pipelines.kafka.settings import kafka_options
 
-        kafka = kafka_options(bootstrap_servers, topics, kafka_config)
+        kafka = kafka_options(bootstrap_servers, topics, kafka_config) if topics else None
+        if changes_topic is not None:
+            changes = kafka_options(bootstrap_servers, (changes_topic,), kafka_config)
     from pipelines.options import quieten_beam
 
     quieten_beam()
     from pipelines.stream.run import StreamOptions, run
+    from pipelines.stream.watchers import watchers
 
     options = StreamOptions(
         output=output,
@@ -158,5 +186,8 @@ def stream(
         seconds_between_publishes=publish_every / 1e6,
         until_caught_up=until_caught_up,
         seconds_for_broker=give_up_after / 1e6 or None,
+        changes=changes,
     )
-    run(options)
+    source = ", ".join(topics or inputs) + (f" of Kafka at {bootstrap_servers}" if topics else "")
+    with watchers(output, settings.timezone, source, log_form, verbose, metrics_port) as watcher:
+        run(options, watcher)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.cycle import latest_of
+from pipelines.stream.feed import upserts
 from pipelines.stream.graph import CycleGraph, CycleInput, Piece
 from pipelines.stream.row_files import RowFiles
 from pipelines.stream.sources import Taking
@@ -50,9 +51,9 @@ _WORK = "work"
 class Cycles:
     """Runs cycles over a live store; a context manager."""
 
-    def __init__(self, store: LiveStore, settings: Settings, stream: StreamSettings) -> None:
-        """Takes the store and the settings."""
-        self._store, self._settings, self._stream = store, settings, stream
+    def __init__(self, store: LiveStore, settings: Settings, stream: StreamSettings, has_feed: bool = False) -> None:
+        """Takes the store, the settings, and whether each cycle leaves messages for the change feed."""
+        self._store, self._settings, self._stream, self._has_feed = store, settings, stream, has_feed
         self._work = store.folder / _WORK
         self._graphs = {shards: CycleGraph(settings, shards, self._work) for shards in (1, 2)}
         self._row_files = RowFiles(store, stream.allowed_lateness)
@@ -155,6 +156,7 @@ class Cycles:
             wakes=np.concatenate([np.empty(0, WAKE), *wakes]),
             ends=ends,
             contacts=_contacts(facts[CONVERSATIONS][1], self._settings),
+            messages=upserts(windows, kpis) if self._has_feed else (),
         )
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,14 @@ SENTENCES = 5
 SECONDS_WITHOUT_LOOK = 30.0
 """A stream that has not looked for anything new for so long is not well."""
 
-_COUNTED = ("rows_read", "events_kept", "exact_duplicates", "late_events", "stray_events")
+_COUNTED = {
+    "rows_read": "rows_read_count",
+    "events_kept": "events_kept_count",
+    "exact_duplicates": "exact_duplicate_count",
+    "late_events": "late_event_count",
+    "stray_events": "stray_event_count",
+}
+"""What a cycle counts, and the column of `runs` that holds it."""
 
 
 class Figures(Watcher):
@@ -47,12 +54,18 @@ class Figures(Watcher):
       timezone: IANA zone in which days are cut.
     """
 
-    def __init__(self, timezone: str) -> None:
-        """Takes the IANA zone in which days are cut."""
+    def __init__(
+        self,
+        timezone: str,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes the IANA zone in which days are cut, and the clocks."""
+        self._clock, self._monotonic = clock, monotonic
         self.timezone = timezone
         self._lock = threading.Lock()
-        self._started = time.time()
-        self._began = self._looked = time.monotonic()
+        self._started = self._clock()
+        self._began = self._looked = self._monotonic()
         self._is_ready = False
         self._state: StreamState | None = None
         self._ranges: Mapping[str, Range] = {}
@@ -91,24 +104,24 @@ class Figures(Watcher):
         with self._lock:
             self._state, self._is_ready = store.state, True
             self._published_cycle = self.cycle - pending
-            self._began = self._looked = time.monotonic()
+            self._began = self._looked = self._monotonic()
 
     def said(self, sentence: str) -> None:
         """Keeps the last few."""
         with self._lock:
-            self._said.append((time.time(), sentence))
+            self._said.append((self._clock(), sentence))
 
     def looked(self, taking: Taking, store: LiveStore) -> None:
         """Keeps what is left to take."""
-        self._ranges, self._looked = taking.ranges, time.monotonic()
+        self._ranges, self._looked = taking.ranges, self._monotonic()
 
     def committed(self, result: CycleResult, taking: Taking, store: LiveStore) -> None:
         """Counts what the cycle did."""
         told = json.loads(result.counts)
         gone, came = (_by_reason(rows) for rows in result.letters)
-        now = time.monotonic()
+        now = self._monotonic()
         with self._lock:
-            self._state, self._ranges, self._committed = result.state, taking.ranges, time.time()
+            self._state, self._ranges, self._committed = result.state, taking.ranges, self._clock()
             self._looked = now
             self.cycle_seconds, self.cycle_rows = told["seconds"], told["rows"].get("rows_read", 0)
             self._counts.update({name: told["rows"].get(name, 0) for name in _COUNTED})
@@ -124,7 +137,7 @@ class Figures(Watcher):
             self._published_cycle = published.cycle
             self._published = {
                 "commit_id": published.commit_id,
-                "published_at": iso(time.time()),
+                "published_at": iso(self._clock()),
                 "publish_seconds": round(published.seconds, 3),
                 "cycle": published.cycle,
             }
@@ -132,7 +145,7 @@ class Figures(Watcher):
     def ended(self, error: BaseException | None) -> None:
         """Keeps when and why."""
         with self._lock:
-            self._ended = {"ended_at": iso(time.time()), "ended_by": None if error is None else reason_of(error)}
+            self._ended = {"ended_at": iso(self._clock()), "ended_by": None if error is None else reason_of(error)}
 
     def take(self, from_store: Mapping[str, Any]) -> None:
         """Takes key_count and today, which somebody has read from the store."""
@@ -146,7 +159,7 @@ class Figures(Watcher):
 
     def illness(self) -> str | None:
         """Why the stream is not well, as a sentence; None where it is."""
-        seconds = time.monotonic() - self._looked
+        seconds = self._monotonic() - self._looked
         if not self._is_ready:
             return "The stream is starting."
         if self._ended["ended_at"] is not None:
@@ -154,7 +167,7 @@ class Figures(Watcher):
         if seconds < SECONDS_WITHOUT_LOOK:
             return None
         with self._lock:
-            recent = [text for at, text in self._said if time.time() - at <= seconds]
+            recent = [text for at, text in self._said if self._clock() - at <= seconds]
         return f"The stream has not looked for anything new for {seconds:.0f} s" + (
             f": {recent[-1]}" if recent else "."
         )
@@ -162,7 +175,7 @@ class Figures(Watcher):
     def current(self) -> dict[str, Any]:
         """All of them, as JSON values; counts are since the start."""
         with self._lock:
-            now, clock = time.monotonic(), time.time()
+            now, clock = self._monotonic(), self._clock()
             rows = sum(count for at, count in self._rows if at > now - SECONDS_OF_RATE)
             cycles = sorted(seconds for at, seconds in self._cycles if at > now - SECONDS_OF_CYCLES)
             watermark = self.watermark
@@ -181,7 +194,7 @@ class Figures(Watcher):
                     "p50": _rank(cycles, 0.5),
                     "p99": _rank(cycles, 0.99),
                 },
-                **{f"{name}_count": self._counts[name] for name in _COUNTED},
+                **{column: self._counts[name] for name, column in _COUNTED.items()},
                 "dead_letter_count": sum(self._letters.values()),
                 "dead_letters_by_reason": {reason: n for reason, n in sorted(self._letters.items()) if n},
                 "watermark": iso(None if watermark is None else watermark / 1e6),

@@ -49,9 +49,8 @@ class Log(Watcher):
         """Where it goes on from."""
         cycle = self._figures.cycle
         begins = f"It goes on after cycle {cycle:,}" if cycle else "It begins with the first cycle"
-        self._tell(
-            logging.INFO, "started", f"The stream of {self._source} into {store.folder.parent} starts. {begins}."
-        )
+        text = f"The stream of {self._source} into {store.folder.parent} starts. {begins}."
+        self._tell(logging.INFO, "started", text)
 
     def said(self, sentence: str) -> None:
         """The sentence."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from datetime import datetime
-from http.server import ThreadingHTTPServer
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Histogram, MetricsHandler, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Histogram,
+    MetricsHandler,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -69,6 +75,8 @@ class MetricsServer(Watcher):
           UserError: the port is taken, or not ours to take.
         """
         self._figures = figures
+        # When a histogram was made is no news.
+        disable_created_metrics()
         registry = CollectorRegistry()
         registry.register(_Figured(figures))
         ProcessCollector(registry=registry)
@@ -103,7 +111,10 @@ class MetricsServer(Watcher):
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingMixIn, TCPServer):
+    """A server of our own: HTTPServer would ask the name service who we are."""
+
+    allow_reuse_address = True
     daemon_threads = True
 
 

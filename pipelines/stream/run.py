@@ -18,6 +18,7 @@ from pipelines.kafka.settings import KafkaOptions
 from pipelines.memory import keep_freed_memory
 from pipelines.stream.beginning import begin_stream
 from pipelines.stream.cycles import Cycles
+from pipelines.stream.feed import ChangeFeed
 from pipelines.stream.folder_source import FolderSource
 from pipelines.stream.kafka_source import KafkaSource
 from pipelines.stream.publishing import Publisher
@@ -52,6 +53,7 @@ class StreamOptions:
       seconds_between_publishes: so often readers get what is new.
       until_caught_up: end once everything that was there is taken and published.
       seconds_for_broker: how long to wait for a Kafka that does not answer; None for ever.
+      changes: the Kafka, and as its topic the one that gets each restated window; None: nobody does.
     """
 
     output: Path
@@ -61,10 +63,11 @@ class StreamOptions:
     inputs: tuple[str, ...] = ()
     format: str | None = None
     on_lost_offsets: Literal["fail", "earliest"] = "fail"
-    rows_a_cycle: int = 200_000
+    rows_a_cycle: int = 400_000
     seconds_between_publishes: float = 30.0
     until_caught_up: bool = False
     seconds_for_broker: float | None = None
+    changes: KafkaOptions | None = None
 
 
 def run(
@@ -96,11 +99,12 @@ def run(
             _stopped_by_signals(stop),
             begin_stream(output, options.settings, watcher.said) as store,
             _source(options, watcher) as source,
-            Cycles(store, options.settings, options.stream) as cycles,
+            Cycles(store, options.settings, options.stream, options.changes is not None) as cycles,
+            _feed(options, watcher) as feed,
             Publisher(output, options.settings) as publisher,
             told(watcher, store),
         ):
-            _Stream(options, store, source, cycles, publisher, watcher, now, stop).run()
+            _Stream(options, store, source, cycles, feed, publisher, watcher, now, stop).run()
     finally:
         os.close(lock)
 
@@ -114,13 +118,14 @@ class _Stream:
         store: LiveStore,
         source: Source,
         cycles: Cycles,
+        feed: ChangeFeed | None,
         publisher: Publisher,
         watcher: Watcher,
         now: Clock,
         stop: threading.Event,
     ) -> None:
         self._options, self._store, self._source = options, store, source
-        self._cycles, self._publisher, self._watcher = cycles, publisher, watcher
+        self._cycles, self._feed, self._publisher, self._watcher = cycles, feed, publisher, watcher
         self._now, self._stop = now, stop
         self._idleness = Idleness(options.stream.idle_timeout)
         self._published = time.monotonic()
@@ -132,6 +137,7 @@ class _Stream:
 
     def run(self) -> None:
         """Goes on until it is to end."""
+        self._send()
         pause = SECONDS_BETWEEN_LOOKS
         while not self._stop.is_set():
             taking = self._look()
@@ -176,6 +182,12 @@ class _Stream:
         self._unpublished = True
         self._wake = self._store.next_wake()
         self._watcher.committed(result, taking, self._store)
+        self._send()
+
+    def _send(self) -> None:
+        """Sends what the change feed waits for."""
+        if self._feed is not None:
+            self._feed.send(self._store)
 
     def _is_due(self, taking: Taking, idle: frozenset[str]) -> bool:
         """Whether time alone has changed something: a conversation has to be looked at, or a window is complete."""
@@ -226,6 +238,12 @@ def _source(options: StreamOptions, watcher: Watcher) -> Iterator[Source]:
         yield source
     finally:
         source.close()
+
+
+def _feed(options: StreamOptions, watcher: Watcher) -> contextlib.AbstractContextManager[ChangeFeed | None]:
+    if options.changes is None:
+        return contextlib.nullcontext()
+    return ChangeFeed(options.changes, options.changes.topics[0], watcher.said)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 STATUS = Path(".live", "status.json")
 """In an output folder."""
 
+FORMAT = 1
+"""Of the file; one of another format is not read."""
+
 SECONDS_BETWEEN_WRITES = 0.5
 SECONDS_BETWEEN_READS = 2.0
 """So often today's KPIs are read, where anything is new."""
@@ -86,7 +89,7 @@ class StatusFile(Watcher):
             self._read_cycle = cycle
 
     def _write(self) -> None:
-        said = {**self._figures.current(), "process": self._process}
+        said = {"format": FORMAT, **self._figures.current(), "process": self._process}
         unfinished = self._path.with_suffix(".json.tmp")
         # A full disk ends the stream at its next commit, in a sentence.
         with contextlib.suppress(OSError):
@@ -95,12 +98,12 @@ class StatusFile(Watcher):
 
 
 def read_status(output: Path) -> dict[str, Any] | None:
-    """What the last stream into an output folder said of itself last; None where there was none."""
+    """What the last stream into an output folder said of itself last; None where there was none of this version."""
     try:
         said = json.loads((output / STATUS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return said if isinstance(said, dict) else None
+    return said if isinstance(said, dict) and said.get("format") == FORMAT else None
 
 
 def is_running(status: dict[str, Any], seconds_ago: float) -> bool:

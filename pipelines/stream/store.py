@@ -120,6 +120,7 @@ class LiveStore:
             said = self._live.execute("SELECT said FROM state").fetchone()
             self.state = None if said is None else StreamState.from_json(said[0])
         self._obsolete: set[str] = set()
+        self._sent = 0
         if self.state is not None:
             # Only what is in the file itself stays whatever becomes of the write-ahead log.
             self._live.execute("CHECKPOINT")
@@ -185,6 +186,7 @@ class LiveStore:
             live.execute("INSERT INTO cycles VALUES (?, ?)", [cycle, result.counts])
             self._replace_keys(result)
             self._insert_contacts(result.contacts)
+            live.execute("DELETE FROM outbox WHERE cycle <= ?", [self._sent])
             if result.messages:
                 keys, texts = zip(*result.messages, strict=True)
                 self._insert(
@@ -202,14 +204,14 @@ class LiveStore:
             for name in PENDING:
                 live.execute(f"DELETE FROM {name} WHERE cycle <= ?", [cycle])
 
-    def forget_messages(self, cycle: int) -> None:
-        """Forgets messages of cycles up to one: they have arrived."""
-        with self._transaction() as live:
-            live.execute("DELETE FROM outbox WHERE cycle <= ?", [cycle])
+    def sent(self, cycle: int) -> None:
+        """Lets the next commit forget the messages of the cycles up to one: they have arrived."""
+        self._sent = cycle
 
     def messages(self) -> list[tuple[str, str | None]]:
         """Key and JSON of what has still to go out, in order."""
-        return self._live.execute("SELECT message_key, message FROM outbox ORDER BY rowid").fetchall()
+        waiting = "SELECT message_key, message FROM outbox WHERE cycle > ? ORDER BY rowid"
+        return self._live.execute(waiting, [self._sent]).fetchall()
 
     def forget_keys(self, hashes: Hashes, moment: int) -> None:
         """Forgets keys that had ended at a moment and have not been looked at again since."""

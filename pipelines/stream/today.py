@@ -33,7 +33,7 @@ def today(live: duckdb.DuckDBPyConnection, timezone: str, watermark: int) -> dic
       first, and one for all channels together (`channel` is None).
     """
     start, end = _day(timezone, watermark)
-    rows = live.execute(f"SELECT * {_OF_DAYS} = ?", [start * 1_000_000]).to_arrow_table()
+    rows = live.sql(f"SELECT * {_OF_DAYS} = {start * 1_000_000}").to_arrow_table()
     totals = compute_totals(read_statistics(rows.cast(KPI_STATISTICS.schema)))
     values = {row["channel"]: row for row in totals.to_pylist()}
     running = _running(live, start)
