@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from dataclasses import replace
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from test_growth import options, rows_of, split, write
+from test_growth import event, options, rows_of, split, write
 
 from pipelines.batch import run as run_batch
+from pipelines.cli import main
 from pipelines.cycle import NothingNew
 from pipelines.stream.run import StreamOptions, run
+from pipelines.stream.sources import Range
 from pipelines.stream.store import LIVE
+from pipelines.stream.watermark import Idleness, find_watermark
 from pipelines.summary import RunSummary
 from transforms.settings import DAY, HOUR, Settings
 from transforms.stream_settings import StreamSettings
@@ -125,3 +129,84 @@ def test_late_events_are_all_that_is_missing(seed: int, tmp_path: Path, tidy: No
 def test_a_stream_is_what_one_run_gives(seed: int, tmp_path: Path, tidy: None) -> None:
     """Random worlds of all kinds in any order of arrival, stopped between cycles; the live store may get lost."""
     check_world(seed, tmp_path / "world")
+
+
+def test_late_events_and_mended_rows_are_fed_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is late joins its conversation while that is open; of one that is gone a batch run tells."""
+    inbox, output, settings = tmp_path / "inbox", tmp_path / "out", Settings()
+    inbox.mkdir()
+    begin, rules = 1_767_571_200_000_000, replace(AT_ONCE, allowed_lateness=HOUR)
+    write(
+        inbox / "1.ndjson",
+        event("a", 0),
+        event("b", 50, conversation_id="d"),
+        event("x", -9_500, conversation_id="old"),
+    )
+    stream(inbox, output, settings, begin + 60 * HOUR, rules)
+    bad = event("d", 59.5, conversation_id="d", sentiment=5)
+    write(
+        inbox / "2.ndjson",
+        event("c", 10, "reply", author_type="agent", agent_id="A"),
+        bad,
+        event("y", -9_499, "reply", author_type="agent", conversation_id="old"),
+        event("z", 1, conversation_id="new"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.stream.row_files.MANY_FILES", 1)
+        stream(inbox, output, settings, begin + 60 * HOUR, rules)
+        stream(inbox, output, settings, begin + 61 * HOUR, rules)
+    letters, late = tmp_path / "letters.ndjson", tmp_path / "late.ndjson"
+    told = ["replay", str(output), "--export-dead-letters", str(letters), "--export-late-events", str(late)]
+    assert main(told) == 0
+    assert letters.read_bytes().splitlines() == [bad]
+    assert {json.loads(line)["event_id"] for line in late.read_text().splitlines()} == {"c", "y", "z"}
+    mended = event("d", 59.5, conversation_id="d", sentiment=0.5)
+    write(letters, mended)
+    for _ in range(2):
+        assert main(["replay", str(output), "--input", str(letters), "--input", str(late)]) == 0
+    said = capsys.readouterr().out
+    assert "4 rows read: 3 events kept, 0 dead letters, 0 exact duplicates, 1 late events" in said
+    assert "0 rows read" in said
+    whole = write(
+        tmp_path / "whole.ndjson",
+        *(line for line in (inbox / "1.ndjson").read_bytes().splitlines()),
+        event("c", 10, "reply", author_type="agent", agent_id="A"),
+        mended,
+        event("z", 1, conversation_id="new"),
+    )
+    batch([whole], tmp_path / "whole", replace(settings, as_of=begin + 61 * HOUR))
+    found, expected = rows_of(output), rows_of(tmp_path / "whole")
+    for name in ("conversations", "turns", "kpi_statistics", "kpis"):
+        assert found[name] == expected[name]
+
+
+@pytest.mark.parametrize(
+    ("latest", "idle", "expected"),
+    [
+        ({"a": 100, "b": 50}, (), 40),
+        ({"a": 100, "b": 50}, ("b",), 90),
+        ({"a": 100, "b": None}, (), None),
+        ({"a": 100, "b": None}, ("b",), 90),
+        ({"a": 100, "b": 50}, ("a", "b"), 980),
+        ({"a": None}, ("a",), None),
+        ({}, (), None),
+    ],
+)
+def test_watermark(latest: dict[str, int | None], idle: tuple[str, ...], expected: int | None) -> None:
+    """The least of what the partitions that are not idle have come to; it never goes back."""
+    rules = StreamSettings(out_of_orderness=10, idle_timeout=20)
+    assert find_watermark(None, latest, idle, rules, 1_000) == expected
+    later = find_watermark(70, latest, idle, rules, 1_000)
+    assert later == (980 if len(idle) == len(latest) else max(expected or 0, 70))
+
+
+def test_idle_partitions() -> None:
+    """A partition is idle once nothing has come for the timeout, and as soon as something comes it is not."""
+    clock = iter((0.0, 5.0, 11.0, 12.0, 23.0))
+    idleness = Idleness(10_000_000, lambda: next(clock))
+    nothing, some = Range(3, 3), Range(3, 4)
+    assert idleness.look({"a": nothing, "b": nothing}) == frozenset()
+    assert idleness.look({"a": some, "b": nothing}) == frozenset()
+    assert idleness.look({"a": nothing, "b": nothing}) == {"b"}
+    assert idleness.look({"a": nothing, "b": Range(3, 3, lag=1)}) == frozenset()
+    assert idleness.look({"a": nothing, "b": nothing, "c": nothing}) == {"a", "b"}

@@ -6,9 +6,10 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,7 @@ from pipelines.work_folder import (
 )
 from transforms.before import Before
 from transforms.changes import changed_rows
+from transforms.late_events import split_late
 from transforms.pair_steps import Growing
 from transforms.settings import Settings
 from transforms.stream_settings import StreamSettings
@@ -44,6 +46,9 @@ from transforms.wakes import WAKE
 
 MANY_ROWS = 40_000
 """From so many rows on a cycle has two shards: for less, a second one costs more than it saves."""
+
+Split = Callable[[pa.Table], tuple[pa.Table, pa.Table]]
+"""Tells events (schema PARSED_EVENTS) from late ones (rows of LATE_EVENTS)."""
 
 _WORK = "work"
 
@@ -73,13 +78,14 @@ class Cycles:
         self._exit.close()
         shutil.rmtree(self._work, ignore_errors=True)
 
-    def run(self, taking: Taking, idle: Collection[str], now: int) -> CycleResult:
+    def run(self, taking: Taking, idle: Collection[str], now: int, split: Split | None = None) -> CycleResult:
         """Runs one cycle and commits it.
 
         Args:
           taking: what it takes.
           idle: the partitions that do not hold the watermark up.
           now: the time of day, microseconds.
+          split: tells events from late ones by another rule; time does not go on then, and no partition either.
 
         Raises:
           UserError: the disk is full; nothing has changed.
@@ -92,19 +98,14 @@ class Cycles:
         self._work.mkdir()
         cycle = state.cycle + 1
         shards = 2 if taking.rows >= MANY_ROWS else 1
-        moments = _Moments(state, taking, frozenset(idle), self._stream, now)
+        moments = _Moments(state, taking, frozenset(idle), self._stream, now, goes_on=split is None)
         keep = self._work / "rows"
         growing = Growing(keep, shards, self._before(state), f"{cycle:012}", tells_ends=True)
         pieces = _Watched(taking)
-        given = CycleInput(
-            pieces,
-            taking.read,
-            state.watermark,
-            self._stream.allowed_lateness,
-            now + self._stream.max_future,
-            moments.watermark,
-            growing,
-        )
+        lateness = self._stream.allowed_lateness
+        split = split or partial(split_late, watermark=state.watermark, allowed_lateness=lateness)
+        not_after = now + self._stream.max_future
+        given = CycleInput(pieces, taking.read, split, not_after, moments.watermark, growing)
         try:
             self._graphs[shards].run(given)
         except Exception as error:
@@ -164,14 +165,23 @@ class _Moments:
     """The watermark that a cycle comes to, by what it finds of each partition."""
 
     def __init__(
-        self, state: StreamState, taking: Taking, idle: frozenset[str], stream: StreamSettings, now: int
+        self,
+        state: StreamState,
+        taking: Taking,
+        idle: frozenset[str],
+        stream: StreamSettings,
+        now: int,
+        goes_on: bool,
     ) -> None:
         self._state, self._taking, self._idle, self._stream, self._now = state, taking, idle, stream, now
         self._latest = {name: self._known(name) for name in taking.ranges}
+        self._goes_on = goes_on
         self.found = state.watermark
 
     def watermark(self, latest: Mapping[str, int]) -> int | None:
         """Is told the latest occurred_at of the partitions that have new rows; gives the new watermark."""
+        if not self._goes_on:
+            return self.found
         found: dict[str, list[int | None]] = {name: [self._known(name)] for name in self._taking.ranges}
         for source, moment in latest.items():
             found[self._taking.partition_of(source)].append(moment)
@@ -181,6 +191,8 @@ class _Moments:
 
     def partitions(self) -> dict[str, Partition]:
         """What is remembered of each partition."""
+        if not self._goes_on:
+            return {}
         return {name: self._taking.after(name, latest) for name, latest in self._latest.items()}
 
     def _known(self, name: str) -> int | None:

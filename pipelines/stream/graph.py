@@ -32,7 +32,6 @@ from pipelines.work_folder import (
     KeepTables,
     KeepWakes,
 )
-from transforms.late_events import split_late
 from transforms.pair_steps import CHANGES, STATISTICS, WAKES, WAS_LATEST, WAS_LETTERS, Growing, PairMessages
 from transforms.raw_rows import RawRows
 from transforms.settings import Settings
@@ -56,8 +55,7 @@ class CycleInput:
     Attributes:
       pieces: reads what the cycle takes, part by part.
       read: the rows of a part.
-      watermark: of the commit before, microseconds; None before the first event.
-      allowed_lateness: microseconds.
+      split: tells events from late ones (rows of LATE_EVENTS).
       not_after: an event after this moment is too far in the future, microseconds.
       as_of: the new watermark, by the latest occurred_at of each partition that has new rows.
       growing: the open rows, and where those of this cycle go.
@@ -65,8 +63,7 @@ class CycleInput:
 
     pieces: Callable[[], Iterable[Piece]]
     read: Callable[[Any], list[RawRows]]
-    watermark: int | None
-    allowed_lateness: int
+    split: Callable[[pa.Table], tuple[pa.Table, pa.Table]]
     not_after: int
     as_of: Callable[[Mapping[str, int]], int | None]
     growing: Growing
@@ -139,8 +136,7 @@ def _read(token: str, piece: Piece) -> list[RawRows]:
 
 
 def _split(token: str, events: pa.Table) -> tuple[pa.Table, pa.Table]:
-    cycle = _input(token)
-    return split_late(events, cycle.watermark, cycle.allowed_lateness)
+    return _input(token).split(events)
 
 
 def _watermark(token: str, latest: Iterable[tuple[str, int]]) -> int | None:
