@@ -1,6 +1,8 @@
 # make         KPIs of a sample of events, into output/
 # make test    every test
 # make bench   how fast the batch run is
+# make bench-stream  how fast a stream is, on a Kafka of its own (needs Java 17 and Maven)
+# make kafka   a Kafka to try the stream with (needs Java 17 and Maven)
 # make flink   the same sample on a Flink cluster of its own (needs Java 17 and Maven)
 # make lint    ruff and mypy
 # make docs    the lists of tables, columns and KPIs in the documentation, from the code
@@ -22,7 +24,7 @@ KEY := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"
 READY := $(VENV)/ready-$(KEY)
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test bench flink lint docs lock clean
+.PHONY: run test bench bench-stream kafka flink lint docs lock clean
 
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
@@ -32,6 +34,13 @@ test: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python tests/bench_batch.py
+
+bench-stream: $(READY)
+	$(VENV)/bin/python tests/bench_stream.py
+
+# It stays until Ctrl-C; FEED=FILE has events in it from the start.
+kafka: $(READY)
+	$(VENV)/bin/python -m pipelines.kafka $(if $(FEED),--feed "$(FEED)" --stay)
 
 # STAY=1 keeps the cluster, with its web UI, until Ctrl-C.
 flink: $(READY)
@@ -59,11 +68,11 @@ $(READY):
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python $(PIP) install ".[audit,dev,report,test]"
+	$(VENV)-lock/bin/python $(PIP) install ".[audit,dev,report,stream,test]"
 	{ echo "# Every package, tools for development and tests included, at the version that was tested: make lock"; \
 	  $(VENV)-lock/bin/python $(PIP) freeze --all --exclude pip --exclude care-kpis; } > requirements.lock
 	rm -rf $(VENV)-lock build
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .flink
+	rm -rf $(VENV) $(VENV)-lock output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .flink .kafka
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ setup(
         "fixtures": ["sample/*", "golden/**/*"],
         "pipelines.report": ["templates/*", "locales/*"],
         "pipelines.flink": ["pom.xml"],
+        "pipelines.kafka": ["pom.xml"],
     },
     entry_points={"console_scripts": ["care-kpis = pipelines.cli:main"]},
     install_requires=[
@@ -40,6 +41,12 @@ setup(
     extras_require={
         "audit": ["great-expectations>=1.24,<2"],
         "report": ["babel>=2.17,<3", "jinja2>=3.1,<4", "matplotlib>=3.10,<4", "xlsxwriter>=3.2,<4"],
+        "stream": [
+            "confluent-kafka>=2.16,<3",
+            "javaproperties>=0.8,<0.9",
+            "prometheus-client>=0.24,<0.26",
+            "tenacity>=9,<10",
+        ],
         "test": ["hypothesis>=6.100", "polars>=2.1,<3", "pytest>=8"],
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "setuptools>=77"],
     },

@@ -27,8 +27,9 @@ import pytest
 from fixtures.generate import write_events
 from pipelines.failures import said_clearly
 from pipelines.flink.cluster import Cluster, embedded_args, run_cluster
-from pipelines.flink.jars import MAIN_CLASS, fetch_jar, merge_jars, missing_programs
+from pipelines.flink.jars import MAIN_CLASS, fetch_jar, merge_jars
 from pipelines.flink.master import on_cluster
+from pipelines.maven import missing_programs
 from pipelines.options import parse_beam_options
 from sinks.publish import current_snapshot
 from transforms.errors import UserError

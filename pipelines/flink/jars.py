@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from transforms.errors import UserError
+from pipelines.maven import check_programs, fetch_jars
 
 POM = Path(__file__).with_name("pom.xml")
 
@@ -28,11 +26,6 @@ OPENED_PACKAGES = ("java.io", "java.lang", "java.net", "java.nio", "java.util", 
 _MANIFEST = "META-INF/MANIFEST.MF"
 _SERVICES = "META-INF/services/"
 _SIGNATURES = (".SF", ".RSA", ".DSA", ".EC")
-
-
-def missing_programs() -> list[str]:
-    """Those of java and mvn that are not on the PATH."""
-    return [name for name in ("java", "mvn") if shutil.which(name) is None]
 
 
 def jar_in(cache: Path) -> Path:
@@ -54,33 +47,17 @@ def fetch_jar(cache: Path = CACHE) -> Path:
     Raises:
       UserError: java or mvn is missing, or Maven could not get something.
     """
-    missing = missing_programs()
-    if missing:
-        raise UserError(
-            f"Expected java (17) and mvn (Maven) on the PATH to get and run Flink, but {' and '.join(missing)} is not "
-            "there: install it; on Debian the packages are openjdk-17-jre-headless and maven."
-        )
+    check_programs("Flink")
     jar = jar_in(cache)
     if not jar.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as folder:
-            _fetch(Path(folder))
+            fetch_jars(POM, Path(folder))
             whole = merge_jars(sorted(Path(folder).glob("*.jar")), Path(folder) / "whole.zip")
             for old in cache.glob("flink-*.jar"):
                 old.unlink()
             whole.rename(jar)
     return jar
-
-
-def _fetch(folder: Path) -> None:
-    copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder.absolute()}"]
-    done = subprocess.run(["mvn", "-q", "-B", "-f", str(POM), *copy], capture_output=True, text=True)
-    if done.returncode:
-        said = next((line for line in done.stdout.splitlines() if "ERROR" in line), done.stdout[-500:])
-        raise UserError(
-            f"Expected Maven to fetch what {POM} names, but it said: {said.strip()}; see that it reaches Maven Central "
-            "or a mirror of it (its settings.xml says which), then run again."
-        )
 
 
 def merge_jars(jars: Iterable[Path], whole: Path) -> Path:
