@@ -64,7 +64,8 @@ def parse_object(line: bytes) -> dict[str, object] | None:
     except (ValueError, RecursionError):
         return None
     if isinstance(row, dict) and type(row.get("occurred_at")) is float and math.isfinite(row["occurred_at"]):
-        row["occurred_at"] = json.loads(text, parse_float=WrittenNumber)["occurred_at"]
+        plain = _ODD_NUMBERS.sub(_plain_number, text)
+        row["occurred_at"] = json.loads(plain, parse_float=WrittenNumber, parse_int=str)["occurred_at"]
     return row if isinstance(row, dict) and not ("\\u" in text and _has_lone_surrogates(row)) else None
 
 

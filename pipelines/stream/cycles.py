@@ -19,10 +19,11 @@ import pyarrow as pa
 from pipelines.cycle import latest_of
 from pipelines.stream.feed import upserts
 from pipelines.stream.graph import CycleGraph, CycleInput, Piece
+from pipelines.stream.live_tables import CycleResult
 from pipelines.stream.row_files import RowFiles
 from pipelines.stream.sources import Taking
 from pipelines.stream.state import Partition, StreamState
-from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 from pipelines.stream.watermark import find_watermark
 from pipelines.work_folder import (
     LATE_FOLDER,

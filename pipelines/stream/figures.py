@@ -18,10 +18,11 @@ from pipelines.stream.watcher import Watcher
 from transforms.errors import UserError
 
 if TYPE_CHECKING:
+    from pipelines.stream.live_tables import CycleResult
     from pipelines.stream.publishing import Published
     from pipelines.stream.sources import Range, Taking
     from pipelines.stream.state import StreamState
-    from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 
 SECONDS_OF_RATE = 60.0
 """rows_per_second is of so long."""

@@ -12,9 +12,10 @@ from pipelines.stream.figures import Figures, iso, reason_of
 from pipelines.stream.watcher import Watcher
 
 if TYPE_CHECKING:
+    from pipelines.stream.live_tables import CycleResult
     from pipelines.stream.publishing import Published
     from pipelines.stream.sources import Taking
-    from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 
 LOGGER = "care_kpis.stream"
 

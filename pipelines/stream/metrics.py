@@ -24,9 +24,10 @@ from pipelines.stream.watcher import Watcher
 from transforms.errors import UserError
 
 if TYPE_CHECKING:
+    from pipelines.stream.live_tables import CycleResult
     from pipelines.stream.publishing import Published
     from pipelines.stream.sources import Taking
-    from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 
 HOST = "127.0.0.1"
 PREFIX = "care_kpis_"
@@ -76,7 +77,7 @@ class MetricsServer(Watcher):
         """
         self._figures = figures
         # When a histogram was made is no news.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         registry.register(_Figured(figures))
         ProcessCollector(registry=registry)

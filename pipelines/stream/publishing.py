@@ -20,8 +20,9 @@ import pyarrow as pa
 from pipelines.growth import ROWS_FOLDER, State
 from pipelines.options import package_version
 from pipelines.settings import settings_record
+from pipelines.stream.live_tables import CHANGES, SAME_WINDOW
 from pipelines.stream.state import StreamState
-from pipelines.stream.store import CHANGES, LiveStore
+from pipelines.stream.store import LiveStore
 from sinks.duckdb import build_warehouse
 from sinks.growing import Restatement, WarehouseCopy, grow_result
 from sinks.links import link_or_copy
@@ -139,11 +140,8 @@ def _restatement(
     """All that is pending, as one change of the result."""
     windows = live.sql(f"SELECT DISTINCT {', '.join(WINDOW_KEY.names)} FROM touched_windows").to_arrow_table()
     live.register("touched", windows)
-    same = " AND ".join(
-        f"t.{name} {'IS NOT DISTINCT FROM' if name == 'account_id' else '='} r.{name}" for name in KPI_STATISTICS.key
-    )
     kpis, statistics = (
-        live.sql(f"SELECT t.* FROM {name} AS t JOIN touched AS r ON {same}").to_arrow_table().cast(schema)
+        live.sql(f"SELECT t.* FROM {name} AS t JOIN touched AS r ON {SAME_WINDOW}").to_arrow_table().cast(schema)
         for name, schema in (("kpis", UNREVISED.schema), ("kpi_statistics", KPI_STATISTICS.schema))
     )
     facts = {spec: _net_change(live, spec, CHANGES[spec], "key_hash") for spec in (CONVERSATIONS, TURNS)}

@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
+from pipelines.stream.live_tables import CHANGES, LIVE_TABLES, PENDING, SAME_WINDOW, CycleResult
 from pipelines.stream.state import StreamState
 from sinks.filling import said_clearly
-from sinks.revisions import UNREVISED
 from transforms.hashing import Hashes
-from transforms.kpis import WINDOW_KEY
-from transforms.tables import CONVERSATIONS, DEAD_LETTERS, KPI_STATISTICS, LATE_EVENTS, TURNS, Table
-from transforms.wakes import Wakes
+from transforms.tables import KPI_STATISTICS
 
 LIVE = ".live"
 """Folder of an output folder in which its stream lives."""
@@ -33,64 +30,6 @@ LIVE = ".live"
 _FILE, _ROWS = "live.duckdb", "rows"
 _CHECKPOINT_BYTES = "1GB"
 """Checkpoints are made at moments of our own choice."""
-
-_CYCLE = pa.field("cycle", pa.int64(), False)
-_IS_ADDED = pa.field("is_added", pa.bool_(), False)
-_KEY_HASH = pa.field("key_hash", pa.uint64(), False)
-
-_TABLES: Mapping[str, pa.Schema] = {
-    "kpi_statistics": KPI_STATISTICS.schema,
-    "kpis": UNREVISED.schema,
-    "touched_windows": pa.schema([*WINDOW_KEY, _CYCLE]),
-    "conversation_changes": pa.schema([*CONVERSATIONS.schema, _KEY_HASH, _IS_ADDED, _CYCLE]),
-    "turn_changes": pa.schema([*TURNS.schema, _KEY_HASH, _IS_ADDED, _CYCLE]),
-    "letter_changes": pa.schema([*DEAD_LETTERS.schema, _IS_ADDED, _CYCLE]),
-    "late_events": pa.schema([*LATE_EVENTS.schema, _CYCLE]),
-    "cycles": pa.schema([_CYCLE, pa.field("counts", pa.string(), False)]),
-    "keys": pa.schema([_KEY_HASH, pa.field("wake_at", pa.int64()), pa.field("ends_at", pa.int64(), False)]),
-    "contacts": pa.schema([pa.field("account_id", pa.string()), pa.field("customer_id", pa.string()), _KEY_HASH]),
-    "outbox": pa.schema([_CYCLE, pa.field("message_key", pa.string()), pa.field("message", pa.string())]),
-    "state": pa.schema([pa.field("said", pa.string(), False)]),
-}
-"""What is pending names the cycle that it came from, until a publish has it."""
-
-PENDING = ("touched_windows", "conversation_changes", "turn_changes", "letter_changes", "late_events", "cycles")
-CHANGES: Mapping[Table, str] = {CONVERSATIONS: "conversation_changes", TURNS: "turn_changes"}
-
-
-@dataclass(frozen=True)
-class CycleResult:
-    """What one cycle commits.
-
-    Attributes:
-      state: what the next cycle begins with.
-      facts: rows of CONVERSATIONS and TURNS that go and that come (with key_hash).
-      kpis: rows of the windows that were made anew, without the commit's columns.
-      kpi_statistics: the same of KPI_STATISTICS.
-      windows: keys of the windows that were made anew or have become empty.
-      letters: rows of DEAD_LETTERS that go and that come.
-      late_events: rows of LATE_EVENTS.
-      counts: numbers of rows by name, as JSON.
-      looked_at: hashes of the keys that were looked at.
-      wakes: their wakes.
-      ends: their hashes again, and the moment from which no event in time can join them, microseconds.
-      contacts: rows of the table of that name to be added.
-      messages: key and JSON of what goes out to the change feed.
-    """
-
-    state: StreamState
-    facts: Mapping[Table, tuple[pa.Table, pa.Table]]
-    kpis: pa.Table
-    kpi_statistics: pa.Table
-    windows: pa.Table
-    letters: tuple[pa.Table, pa.Table]
-    late_events: pa.Table
-    counts: str
-    looked_at: Hashes
-    wakes: Wakes
-    ends: tuple[Hashes, np.ndarray]
-    contacts: pa.Table
-    messages: Sequence[tuple[str, str | None]] = ()
 
 
 class LiveStore:
@@ -155,7 +94,7 @@ class LiveStore:
           tables: rows of some of the tables.
         """
         with self._transaction() as live:
-            for name, schema in _TABLES.items():
+            for name, schema in LIVE_TABLES.items():
                 live.execute(f"DROP TABLE IF EXISTS {name}")
                 live.register("rows", tables.get(name, schema.empty_table()).select(schema.names).cast(schema))
                 live.execute(f"CREATE TABLE {name} AS SELECT * FROM rows")
@@ -173,7 +112,7 @@ class LiveStore:
         with self._transaction() as live:
             live.register("made", result.windows)
             for name, rows in (("kpi_statistics", result.kpi_statistics), ("kpis", result.kpis)):
-                live.execute(f"DELETE FROM {name} AS t USING made AS r WHERE {_SAME_WINDOW}")
+                live.execute(f"DELETE FROM {name} AS t USING made AS r WHERE {SAME_WINDOW}")
                 self._insert(name, rows)
             live.unregister("made")
             self._insert("touched_windows", result.windows, cycle=cycle)
@@ -275,13 +214,13 @@ class LiveStore:
 
     def _has_tables(self) -> bool:
         found = {name for (name,) in self._live.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        return found >= set(_TABLES)
+        return found >= set(LIVE_TABLES)
 
     def _insert(self, name: str, rows: pa.Table, **more: int | bool) -> None:
         """Adds rows to a table, with the same value in the columns that they do not have."""
         if not rows.num_rows:
             return
-        schema = _TABLES[name]
+        schema = LIVE_TABLES[name]
         for column, value in more.items():
             rows = rows.append_column(column, pa.repeat(pa.scalar(value), rows.num_rows))
         self._live.register("rows", rows.select(schema.names).cast(schema))
@@ -330,11 +269,6 @@ class LiveStore:
         if self.state is not None and self._saved is not None:
             self._obsolete |= self.state.row_files.keys() - self._saved.row_files.keys()
         self.state = self._saved
-
-
-_SAME_WINDOW = " AND ".join(
-    f"t.{name} {'IS NOT DISTINCT FROM' if name == 'account_id' else '='} r.{name}" for name in KPI_STATISTICS.key
-)
 
 
 def sync_file(path: Path) -> None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipelines.stream.live_tables import CycleResult
     from pipelines.stream.publishing import Published
     from pipelines.stream.sources import Taking
-    from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 
 
 class Watcher:

@@ -15,9 +15,10 @@ from pipelines.stream.watcher import Watcher
 from transforms.errors import UserError
 
 if TYPE_CHECKING:
+    from pipelines.stream.live_tables import CycleResult
     from pipelines.stream.publishing import Published
     from pipelines.stream.sources import Taking
-    from pipelines.stream.store import CycleResult, LiveStore
+from pipelines.stream.store import LiveStore
 
 
 @contextmanager
