@@ -44,10 +44,19 @@ setup(
         "stream": [
             "confluent-kafka>=2.16,<3",
             "javaproperties>=0.8,<0.9",
-            "prometheus-client>=0.24,<0.26",
+            "prometheus-client>=0.24,<0.27",
             "tenacity>=9,<10",
         ],
-        "test": ["hypothesis>=6.100", "polars>=2.1,<3", "pytest>=8"],
+        "test": [
+            "hypothesis>=6.100",
+            "ipykernel>=7",
+            "nbclient>=0.11",
+            "nbformat>=5.11",
+            "polars>=2.1,<3",
+            "pytest>=8",
+            "python-crontab>=3.4",
+            "pyyaml>=6",
+        ],
         "dev": ["mypy>=2.4,<3", "ruff>=0.17,<0.18", "setuptools>=77"],
     },
     classifiers=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from golden import cases, compare, lines_of, settings_of
+from test_batch import read_duckdb
 from test_growth import event, options, rows_of, split, write
 
 from pipelines.batch import run as run_batch
@@ -129,6 +132,49 @@ def test_late_events_are_all_that_is_missing(seed: int, tmp_path: Path, tidy: No
 def test_a_stream_is_what_one_run_gives(seed: int, tmp_path: Path, tidy: None) -> None:
     """Random worlds of all kinds in any order of arrival, stopped between cycles; the live store may get lost."""
     check_world(seed, tmp_path / "world")
+
+
+def check_golden(case: Path, folder: Path) -> None:
+    """Streams a case in three parts, and compares its tables with what they have to be."""
+    folder.mkdir()
+    settings, lines = replace(settings_of(case), as_of=None), lines_of(case)
+    as_of = batch([case / "events.ndjson"], folder / "batch", settings_of(case)).as_of
+    if as_of is None:
+        return
+    (folder / "inbox").mkdir()
+    for part in range(3):
+        write(folder / "inbox" / f"{part}.ndjson", *lines[part::3])
+    rules = StreamOptions(
+        folder / "out", settings, AT_ONCE, inputs=(str(folder / "inbox"),), until_caught_up=True, rows_a_cycle=1
+    )
+    run(rules, now=lambda: round(as_of.timestamp() * 1e6))
+    assert compare({name: read_duckdb(folder / "out", name) for name in ("conversations", "turns", "kpis")}, case) == []
+
+
+@pytest.mark.skipif(not cases(), reason="the golden cases are not beside the project")
+@pytest.mark.parametrize("case", cases()[::50], ids=lambda case: case.name)
+def test_golden_case(case: Path, tmp_path: Path) -> None:
+    """Some golden cases, in three cycles."""
+    check_golden(case, tmp_path / "case")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cases(), reason="the golden cases are not beside the project")
+def test_every_golden_case(tmp_path: Path) -> None:
+    """All of them."""
+    for number, case in enumerate(cases()):
+        check_golden(case, tmp_path / str(number))
+        shutil.rmtree(tmp_path / str(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(100, 130, 10))
+def test_many_worlds(first: int, tmp_path: Path, tidy: None) -> None:
+    """Many more random worlds, with late events and without."""
+    for seed in range(first, first + 10):
+        for check in (check_world, check_late_world):
+            with contextlib.suppress(pytest.skip.Exception):
+                check(seed, tmp_path / f"{check.__name__} {seed}")
 
 
 def test_late_events_and_mended_rows_are_fed_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
