@@ -37,6 +37,7 @@ setup(
         "rich-click>=1.9,<2",
         # Time zones for machines that have none of their own (slim containers, Windows).
         "tzdata",
+        "urllib3>=2.8,<3",
     ],
     extras_require={
         "audit": ["great-expectations>=1.24,<2"],

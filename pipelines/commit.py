@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipelines.cycle import Cycle
+from pipelines.cycle import Cycle, latest_of
 from pipelines.keeping import keep_state
 from pipelines.letters import Letters
-from pipelines.options import package_version
+from pipelines.options import BatchOptions, package_version
 from pipelines.settings import settings_record
 from pipelines.sources.files import InputFile
 from pipelines.stages import Stages
@@ -57,11 +57,11 @@ def commit_run(
       What was read, what came of it and where it is.
 
     Raises:
-      UserError: too many dead letters, or as_of lies before an event; then nothing was published.
+      UserError: too many dead letters, as_of lies before an event, or the audit failed; then nothing was published.
     """
     options, counted = cycle.options, read_counts(work)
     counts, latest = counted.rows, cycle.latest(counted)
-    as_of = options.settings.as_of if options.settings.as_of is not None else latest
+    as_of = options.settings.as_of if options.settings.as_of is not None else latest_of([latest, cycle.passed])
     _check_as_of(as_of, latest)
     letters = Letters.of(snapshot, work, cycle)
     by_reason = letters.by_reason(counts)
@@ -113,9 +113,10 @@ def commit_run(
         totals = compute_totals(read_statistics(by_month))
     if cycle.growth is not None:
         keep_state(snapshot, work, cycle, counted, as_of)
-    stages.begin("Publishing")
     shutil.rmtree(work)
-    snapshot.publish()
+    about, audit_notes = _audited(snapshot, options, stages)
+    stages.begin("Publishing")
+    snapshot.publish(about)
     stages.end()
     run["duration_seconds"] = time.monotonic() - started
     return RunSummary(
@@ -125,8 +126,19 @@ def commit_run(
         duckdb_path=options.output / "care.duckdb",
         unknown_columns=sorted(n.removeprefix("unknown column ") for n in counts if n.startswith("unknown column ")),
         stage_seconds=stages.seconds,
-        notes=() if cycle.growth is None else cycle.growth.notes,
+        notes=(*(() if cycle.growth is None else cycle.growth.notes), *audit_notes),
     )
+
+
+def _audited(snapshot: Snapshot, options: BatchOptions, stages: Stages) -> tuple[dict[str, object], tuple[str, ...]]:
+    """What an audit adds to the manifest, and its sentences; nothing where none was asked for."""
+    if not options.audit:
+        return {}, ()
+    stages.begin("Auditing")
+    # It takes long to import.
+    from pipelines.audit.run import audit_commit
+
+    return audit_commit(snapshot, options.output)
 
 
 def _rows_before(snapshot: Snapshot, cycle: Cycle) -> Counter[str]:

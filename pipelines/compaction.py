@@ -16,6 +16,7 @@ from pipelines.cycle import ROWS_A_SHARD
 from pipelines.growth import ROWS_FOLDER, STATE
 from sinks.duckdb import load_warehouse
 from sinks.facts import ROWS_A_FILE, part_name, parts_of
+from sinks.manifest import read_manifest
 from sinks.output_folder import WAREHOUSE
 from sinks.parquet import write_table
 from sinks.publish import Snapshot, open_snapshot
@@ -70,7 +71,7 @@ def compact(output: Path) -> Compacted:
         sizes = tuple((root / WAREHOUSE).stat().st_size for root in (snapshot.previous, snapshot.path))
         was = len([name for name in names if name.startswith(_ROWS_FOLDER)])
         now = len([path for path in after if path.parent.name == ROWS_FOLDER])
-        snapshot.publish()
+        snapshot.publish(read_manifest(snapshot.previous).about)
     return Compacted(snapshot.commit_id, (len(names), len(after)), (was, now), (sizes[0], sizes[1]))
 
 

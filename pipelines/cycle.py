@@ -80,6 +80,11 @@ def begin_growth(options: BatchOptions, snapshot: Snapshot, files: Sequence[Inpu
     plan = plan_files(files, state, snapshot.commit_id, options.grown_files)
     if state is None:
         return Growth(plan, None, None)
+    if state.stream is not None:
+        raise UserError(
+            f"Expected a result of files in {options.output}, but it is a stream's: go on with care-kpis stream, which "
+            "takes files too (--input), or append into another output folder."
+        )
     check_settings(state, options.settings)
     assert snapshot.previous is not None
     snapshot.require_previous_files()
@@ -116,6 +121,13 @@ class Cycle:
         return None if self.growth is None else self.growth.state
 
     @property
+    def passed(self) -> int | None:
+        """The moment that time has passed at least, microseconds: as asked, but not before the as_of there was."""
+        if self.options.passed is None:
+            return None
+        return latest_of([self.options.passed, None if self.state is None else self.state.as_of])
+
+    @property
     def before(self) -> Before | None:
         """The result before, as the transforms see it."""
         before = None if self.growth is None else self.growth.before
@@ -123,7 +135,8 @@ class Cycle:
             return None
         # Where as_of may go back (it was given before, and is not any more), time undoes what it did.
         given, was = self.settings.as_of, self.state.as_of
-        goes_back = was is not None and (given < was if given is not None else was != self.state.latest)
+        back = given < was if given is not None and was is not None else was != self.state.latest
+        goes_back = was is not None and back and (given is not None or self.passed is None)
         return replace(before, everything=self.everything or goes_back)
 
     @property
@@ -139,7 +152,7 @@ class Cycle:
         """The moment up to which time has passed, given the latest occurred_at of the rows read (microseconds)."""
         if self.settings.as_of is not None:
             return self.settings.as_of
-        return latest_of([latest_read, None if self.state is None else self.state.latest])
+        return latest_of([latest_read, None if self.state is None else self.state.latest, self.passed])
 
     def latest(self, counts: Counts) -> int | None:
         """The latest occurred_at of all events kept, microseconds; None where there is none.
@@ -160,9 +173,10 @@ class Cycle:
             latest = self.latest(counts)
         except LookupError:
             return replace(self, everything=True)
-        if self.settings.as_of is not None or latest == self.as_of(counts.latest_read):
+        as_of = latest_of([latest, self.passed])
+        if self.settings.as_of is not None or as_of == self.as_of(counts.latest_read):
             return None
-        return replace(self, settings=replace(self.settings, as_of=latest))
+        return replace(self, settings=replace(self.settings, as_of=as_of))
 
 
 def shard_count(rows: int) -> int:

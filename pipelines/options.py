@@ -35,6 +35,7 @@ OWN_OPTIONS = (
     "--max-dead-letter-rate",
     "--append",
     "--grown-files",
+    "--audit",
 )
 """Options of `care-kpis batch`, for suggestions."""
 
@@ -90,6 +91,8 @@ class BatchOptions:
       append: add what is new to the result in the output folder, instead of making it anew.
       grown_files: what an appending run does with a file that has grown since it was taken.
       beam_args: Beam's options as they were typed, for parse_beam_options.
+      audit: audit the result before it is published.
+      passed: moment that time has passed at least where there are new files, microseconds since the epoch.
     """
 
     inputs: tuple[str, ...]
@@ -101,6 +104,8 @@ class BatchOptions:
     append: bool = False
     grown_files: Literal["leave", "reread"] = "leave"
     beam_args: tuple[str, ...] = ()
+    audit: bool = False
+    passed: int | None = None
 
 
 def package_version() -> str:

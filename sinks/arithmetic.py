@@ -50,8 +50,11 @@ def check_statistics(reading: Reading) -> Verdict:
         seconds = f"coalesce(list_sum(list_transform({histogram}, lambda e: e.count * bucket_seconds(e.bucket))), 0)"
         tests[f"{histogram} has not {count} values"] = f"{sizes} <> {count}"
         tests[f"{histogram} does not fit {total}"] = f"abs({seconds} - {total}) > {_BUCKET_ERROR} * {total} + 1e-6"
-    found = reading.row(f"SELECT count(*) AS windows, {_counts(list(tests.values()))} FROM {KPI_STATISTICS.name}")
-    problems = [f"{found[f'c{i}']:,} rows: {what}" for i, what in enumerate(tests) if found[f"c{i}"]]
+    counts = _counts(list(tests.values()), window_named("{}"))
+    found = reading.row(f"SELECT count(*) AS windows, {counts} FROM {KPI_STATISTICS.name}")
+    problems = [
+        f"{found[f'c{i}']:,} rows: {what}, such as {found[f'e{i}']}" for i, what in enumerate(tests) if found[f"c{i}"]
+    ]
     return Verdict(f"{found['windows']:,} rows of sums and histograms", tuple(problems))
 
 
@@ -62,8 +65,14 @@ def check_bases(reading: Reading) -> Verdict:
     differences = ", ".join(f"sum(CASE basis WHEN 'opened' THEN {name} ELSE -{name} END) AS {name}" for name in both)
     by_account = f"SELECT account_id, {differences} FROM {PARTS} WHERE grain = 'hour' GROUP BY ALL"
     tests = [f"{name} <> 0" for name in both]
-    found = reading.row(f"SELECT count(*) AS accounts, {_counts(tests)} FROM ({by_account})")
-    problems = [f"{name} differs in {found[f'c{i}']:,} accounts" for i, name in enumerate(both) if found[f"c{i}"]]
+    found = reading.row(
+        f"SELECT count(*) AS accounts, {_counts(tests, account_named('account_id'))} FROM ({by_account})"
+    )
+    problems = [
+        f"{name} differs in {found[f'c{i}']:,} accounts, such as {found[f'e{i}']}"
+        for i, name in enumerate(both)
+        if found[f"c{i}"]
+    ]
     return Verdict(f"{len(both)} sums are the same on both, in {found['accounts']:,} accounts", tuple(problems))
 
 
@@ -79,6 +88,11 @@ def check_grains(reading: Reading) -> Verdict:
         of_coarse = "NULL" if fine == "hour" else "window_start"
         fine_sums = ", ".join(f"sum(f.{name}) AS {name}" for name in _COLUMNS)
         differ = [f"a.{name} IS DISTINCT FROM b.{name}" for name in _COLUMNS]
+        of_start = "'all time'" if start == "NULL" else "strftime(coalesce(a.start, b.start), '%Y-%m-%d %H:%M')"
+        of_group = (
+            f"concat(coalesce(a.basis, b.basis), ' basis, ', {of_start}, ', ', "
+            f"{account_named('coalesce(a.account_id, b.account_id)')}, ', channel ', coalesce(a.channel, b.channel))"
+        )
         found = reading.row(
             f"""WITH a AS (
               SELECT basis, {start} AS start, account_id, channel, {fine_sums} FROM {PARTS} AS f {join}
@@ -87,13 +101,13 @@ def check_grains(reading: Reading) -> Verdict:
               SELECT basis, {of_coarse} AS start, account_id, channel, {_SUMS} FROM {PARTS}
               WHERE grain = '{coarse}' GROUP BY ALL
             )
-            SELECT {_counts(differ)} FROM a FULL JOIN b ON a.basis = b.basis AND a.channel = b.channel
+            SELECT {_counts(differ, of_group)} FROM a FULL JOIN b ON a.basis = b.basis AND a.channel = b.channel
               AND a.start IS NOT DISTINCT FROM b.start AND a.account_id IS NOT DISTINCT FROM b.account_id"""
         )
         problems += [
-            f"{name} of {found[f'c{i}']:,} {coarse}s is not that of their {fine}s"
+            f"{name} of {found[f'c{i}']:,} {coarse}s is not that of their {fine}s, such as {found[f'e{i}']}"
             if start != "NULL"
-            else f"{name} of all {coarse}s is not that of all {fine}s"
+            else f"{name} of all {coarse}s is not that of all {fine}s, such as {found[f'e{i}']}"
             for i, name in enumerate(_COLUMNS)
             if found[f"c{i}"]
         ]
@@ -109,22 +123,28 @@ def check_kpis(reading: Reading) -> Verdict:
     differ.append("k.channel IS NULL OR s.channel IS NULL OR k.window_end <> s.window_end")
     names = [*(kpi.name for kpi in values), "is_complete", "window"]
     joined = f"{KPI_STATISTICS.name} AS s FULL JOIN {KPI_TABLE.name} AS k ON {_SAME_KEY}"
-    found = reading.row(f"SELECT count(*) AS windows, {_counts(differ)} FROM {joined}")
-    wrong = {name: found[f"c{i}"] for i, name in enumerate(names)}
+    counts = _counts(differ, window_named("coalesce(k.{0}, s.{0})"))
+    found = reading.row(f"SELECT count(*) AS windows, {counts} FROM {joined}")
+    wrong = {name: (found[f"c{i}"], found[f"e{i}"]) for i, name in enumerate(names)}
     for histogram in _HISTOGRAMS:
         wrong |= _wrong_percentiles(reading, histogram, joined)
-    problems = [f"{name} of {count:,} windows does not follow" for name, count in wrong.items() if count]
+    problems = [
+        f"{name} of {count:,} windows does not follow, such as {example}"
+        for name, (count, example) in wrong.items()
+        if count
+    ]
     return Verdict(f"{len(wrong) - 1} values of {found['windows']:,} windows", tuple(problems))
 
 
-def _wrong_percentiles(reading: Reading, histogram: str, joined: str) -> dict[str, int]:
-    """In how many windows a percentile is not the bucket that its rank falls into."""
+def _wrong_percentiles(reading: Reading, histogram: str, joined: str) -> dict[str, tuple[int, str | None]]:
+    """In how many windows a percentile is not the bucket that its rank falls into, and one of them."""
     kpis = [kpi for kpi in KPIS if kpi.kind == "percentile" and kpi.numerator == histogram]
     if not kpis:
         return {}
     names = ", ".join(kpi.name for kpi in kpis)
     empty = [f"len({histogram}) = 0 AND k.{kpi.name} IS NOT NULL" for kpi in kpis]
-    without = reading.row(f"SELECT {_counts(empty)} FROM {joined}")
+    named = window_named("coalesce(k.{0}, s.{0})")
+    without = reading.row(f"SELECT {_counts(empty, named)} FROM {joined}")
     # The rank lies above all that is below the value, and not above all that is up to it; a null is never right.
     ranks = ", ".join(
         f"(sum(count) * {round((kpi.quantile or 0) * 100)} + 99) // 100 AS rank{i}, "
@@ -135,14 +155,17 @@ def _wrong_percentiles(reading: Reading, histogram: str, joined: str) -> dict[st
     wrong = [f"NOT (below{i} < rank{i} AND rank{i} <= upto{i})" for i in range(len(kpis))]
     found = reading.row(
         f"""WITH windows AS (
-          SELECT row_number() OVER () AS place, s.{histogram} AS entries, {names} FROM {joined}
+          SELECT row_number() OVER () AS place, {named} AS named, s.{histogram} AS entries, {names} FROM {joined}
         ), entries AS (
           SELECT * EXCLUDE (bucket), bucket_seconds(bucket) AS seconds
           FROM (SELECT * EXCLUDE (entries), unnest(entries, recursive := true) FROM windows)
         )
-        SELECT {_counts(wrong)} FROM (SELECT place, {ranks} FROM entries GROUP BY place)"""
+        SELECT {_counts(wrong, "named")}
+        FROM (SELECT place, any_value(named) AS named, {ranks} FROM entries GROUP BY place)"""
     )
-    return {kpi.name: without[f"c{i}"] + found[f"c{i}"] for i, kpi in enumerate(kpis)}
+    return {
+        kpi.name: (without[f"c{i}"] + found[f"c{i}"], without[f"e{i}"] or found[f"e{i}"]) for i, kpi in enumerate(kpis)
+    }
 
 
 def _value(kpi: Kpi) -> str:
@@ -170,6 +193,24 @@ def _histograms() -> Iterator[tuple[str, str, str]]:
         yield histogram, mean.numerator, mean.denominator
 
 
-def _counts(tests: Sequence[str]) -> str:
-    """SQL that counts how often each of some tests holds, as columns c0, c1 and so on."""
-    return ", ".join(f"count(*) FILTER ({test}) AS c{i}" for i, test in enumerate(tests))
+def account_named(sql: str) -> str:
+    """SQL of an account as a reader knows it."""
+    return f"concat('account ', coalesce({sql}, 'null'))"
+
+
+def window_named(column: str) -> str:
+    """SQL of a window as a reader knows it.
+
+    Args:
+      column: SQL of a key column, {} or {0} standing for its name.
+    """
+    basis, grain, start, account, channel = (column.format(name) for name in KPI_TABLE.key)
+    at = f"strftime({start}, '%Y-%m-%d %H:%M')"
+    return f"concat({grain}, ' ', {at}, ', ', {basis}, ' basis, ', {account_named(account)}, ', channel ', {channel})"
+
+
+def _counts(tests: Sequence[str], named: str) -> str:
+    """SQL that counts how often each of some tests holds, as c0, c1 and so on, and names a row of each, as e0, e1."""
+    return ", ".join(
+        f"count(*) FILTER ({test}) AS c{i}, min({named}) FILTER ({test}) AS e{i}" for i, test in enumerate(tests)
+    )

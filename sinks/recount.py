@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from sinks.agreement import Verdict
-from sinks.arithmetic import EXACT, PARTS, prepare_parts
+from sinks.arithmetic import EXACT, PARTS, account_named, prepare_parts
 from sinks.fact_values import (
     AT_ITS_END,
     ENGAGED,
@@ -111,8 +111,13 @@ def _compare_days(reading: Reading, basis: str, *added: tuple[str, Values]) -> l
     names = list(dict.fromkeys(name for _, values in added for name in values))
     parts = " UNION ALL BY NAME ".join(f"({sums})" for sums, _ in added)
     total = ", ".join(f"sum({name}) AS {name}" for name in names)
+    named = (
+        f"concat(strftime(coalesce(a.day, b.window_start), '%Y-%m-%d %H:%M'), ', ', "
+        f"{account_named('coalesce(a.account_id, b.account_id)')}, ', channel ', coalesce(a.channel, b.channel))"
+    )
+    tests = {name: f"coalesce(a.{name}, 0) <> coalesce(b.{EXACT[name]}, 0)" for name in names}
     differ = ", ".join(
-        f"count(*) FILTER (coalesce(a.{name}, 0) <> coalesce(b.{EXACT[name]}, 0)) AS {name}" for name in names
+        f"count(*) FILTER ({test}) AS {name}, min({named}) FILTER ({test}) AS in_{name}" for name, test in tests.items()
     )
     found = reading.row(
         f"""WITH a AS (SELECT day, account_id, channel, {total} FROM ({parts}) GROUP BY ALL),
@@ -121,7 +126,8 @@ def _compare_days(reading: Reading, basis: str, *added: tuple[str, Values]) -> l
           AND a.account_id IS NOT DISTINCT FROM b.account_id"""
     )
     return [
-        f"{name} of {count:,} days by account and channel is not what they tell ({basis} basis)"
-        for name, count in found.items()
-        if count
+        f"{name} of {found[name]:,} days by account and channel is not what they tell ({basis} basis), such as "
+        f"{found[f'in_{name}']}"
+        for name in names
+        if found[name]
     ]

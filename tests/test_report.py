@@ -131,6 +131,18 @@ def asked(output: Path, query: str, *values: Any) -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
+def test_the_account_without_a_name(world: Path, tmp_path: Path) -> None:
+    """Null is an account too: empty text names it, beside others as well."""
+    last = date(2026, 3, 10)
+    alone = write_report(world, tmp_path, day=last, filters=Filters(accounts=("",)))
+    assert rows_of(alone, "headline")["conversation_count"]["value"] == "1"
+    assert "Only: (none)" in alone.text
+    assert rows_of(alone, "report")["accounts"]["value"] == "(none)"
+    both = write_report(world, tmp_path, day=LAST, filters=Filters(accounts=("", HOSTILE["account_id"])))
+    assert rows_of(both, "headline")["conversation_count"]["value"] == "120"
+    assert {path.name for path in alone.paths}.isdisjoint(path.name for path in both.paths)
+
+
 def assert_same(found: dict[str, dict[str, str]], expected: dict[str, Any], column: str = "value") -> None:
     """Every KPI of a report is that of a row of `kpis`."""
     for kpi in KPIS:
@@ -359,7 +371,7 @@ def test_hostile_names_stay_text(world: Path, tmp_path: Path, locale: str) -> No
         assert not any(re.match(r"[=@\t\r]|[+-][^0-9]", cell) for cell in row)
     book = zipfile.ZipFile(next(path for path in written.paths if path.suffix == ".xlsx"))
     sheets = [book.read(name).decode() for name in book.namelist() if "worksheets/sheet" in name]
-    assert len(sheets) == 18 and not any("<f>" in sheet or "hyperlink" in sheet for sheet in sheets)
+    assert len(sheets) == 19 and not any("<f>" in sheet or "hyperlink" in sheet for sheet in sheets)
     assert "=1+1" in book.read("xl/sharedStrings.xml").decode()
 
 

@@ -43,7 +43,9 @@ def _month(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option("--last-week", is_flag=True, help="The latest complete week, from Monday.")
 @click.option("--month", callback=_month, metavar="YYYY-MM", help="A month.")
-@click.option("--account", "accounts", multiple=True, metavar="NAME", help="Only this account; several times for more.")
+@click.option(
+    "--account", "accounts", multiple=True, metavar="NAME", help="Only this account; '' is the one without a name."
+)
 @click.option("--channel", "channels", multiple=True, metavar="NAME", help="Only this channel; several times for more.")
 @click.option("--locale", type=click.Choice(LOCALES), default="en_GB", show_default=True, help="Language and formats.")
 @click.option(
@@ -69,13 +71,12 @@ def report(
     """Writes the files, and says what they say."""
     if (day is not None) + last_week + (month is not None) > 1:
         raise UserError("Expected one of --date, --last-week and --month, got more: leave out all but one.")
-    try:
-        from pipelines.report.build import write_report
-        from pipelines.report.warehouse import Filters
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"Expected the package {error.name} for reports, but it is not installed: pip install 'care-kpis[report]'."
-        ) from error
+    from pipelines.report.packages import require_packages
+
+    require_packages()
+    from pipelines.report.build import write_report
+    from pipelines.report.warehouse import Filters
+
     grain: Literal["day", "week", "month"] = "week" if last_week else "month" if month is not None else "day"
     written = write_report(
         output,

@@ -15,6 +15,14 @@ SHOWN = 15
 """Rows of a long table that the page shows; the files have all of them."""
 
 
+_VERDICTS = {"none": "not audited", "passed": "passed", "warning": "published with warnings"}
+
+
+def chosen_accounts(data: ReportData, words: Words) -> list[str]:
+    """The accounts that the report is about, as a reader knows them; nothing where it is about all."""
+    return [name or words.say("(none)") for name in data.filters.accounts]
+
+
 def about(data: ReportData, words: Words) -> Sheet:
     """What the report is about, and what it was made of."""
     say, run, period = words.say, data.run, data.period
@@ -22,11 +30,12 @@ def about(data: ReportData, words: Words) -> Sheet:
         ("first_day", period.first, "date"),
         ("last_day", period.last, "date"),
         ("timezone", period.zone, "text"),
-        ("accounts", ", ".join(data.filters.accounts) or say("all"), "text"),
+        ("accounts", ", ".join(chosen_accounts(data, words)) or say("all"), "text"),
         ("channels", ", ".join(data.filters.channels) or say("all"), "text"),
         ("commit_id", run["commit_id"], "count"),
         ("committed_at", run["committed_at"], "moment"),
         ("as_of", run["as_of"], "moment"),
+        ("audit", say(_VERDICTS["none" if data.audit is None else data.audit.verdict]), "text"),
         ("version", run["version"], "text"),
     ]
     columns = (Column("what", say("About"), "text"), Column("value", say("Value"), "row"))
@@ -69,6 +78,24 @@ def runs(data: ReportData, words: Words) -> Sheet:
     }
     columns = tuple(Column(name, words.say(label), unit) for name, (label, unit) in labels.items())
     return Sheet("runs", words.say("Runs"), 1, columns, [tuple(row[name] for name in labels) for row in data.runs])
+
+
+def audit(data: ReportData, words: Words) -> Sheet:
+    """What did not hold when the result was audited; the rows are told as the audit told them."""
+    say = words.say
+    columns = (
+        Column("check", say("Check"), "text"),
+        Column("severity", say("Severity"), "text"),
+        Column("sentence", say("What should hold"), "text"),
+        Column("count", say("Rows"), "count"),
+        Column("rows", say("The first of them"), "text"),
+    )
+    problems = () if data.audit is None else data.audit.problems
+    rows = [
+        (p["check"], say(p["severity"]), p["sentence"], p["count"], "; ".join(map(str, p["rows"][:SHOWN])))
+        for p in problems
+    ]
+    return Sheet("audit", say("Audit"), 1, columns, rows, shown=SHOWN)
 
 
 def dead_letters(data: ReportData, words: Words) -> Sheet:

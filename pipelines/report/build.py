@@ -34,12 +34,16 @@ class Written:
       fell: there was data.
       text: the short text.
       paths: its files; the HTML page is the last one.
+      commit_id: number of the commit that it was made of.
+      audit: passed, warning, or none where no audit is on record.
     """
 
     period: Period
     fell: bool
     text: str
     paths: Sequence[Path]
+    commit_id: int
+    audit: str
 
 
 def write_report(
@@ -81,7 +85,9 @@ def write_report(
         f"{stem}.txt": text.encode(),
         page: html.encode(),
     }
-    return Written(period, data.fell, text, write_files(reports, contents))
+    audit = "none" if data.audit is None else data.audit.verdict
+    paths = write_files(reports, contents)
+    return Written(period, data.fell, text, paths, int(data.run["commit_id"]), audit)
 
 
 def _period(warehouse: Warehouse, output: Path, grain: Grain, day: date | None) -> Period:

@@ -48,6 +48,7 @@ def make_sheets(data: ReportData, words: Words) -> dict[str, Sheet]:
         _waits(data, words),
         _scores(data, words),
         background.restated(data, words),
+        background.audit(data, words),
         background.runs(data, words),
         background.dead_letters(data, words),
         background.definitions(data, words),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.audit.results import Mark
 from pipelines.report import facts
 from pipelines.report.comparison import WEEKS, Comparison, Unusual, by_day, compare, dates_index, unusual_days
 from pipelines.report.period import Period, first_instant
@@ -38,6 +39,7 @@ class ReportData:
       period: which days.
       filters: which accounts and channels.
       run: the latest row of `runs`.
+      audit: the mark that the result was published with; None where none is on record.
       known: first and last local day that the result knows of; None where it knows of none.
       is_complete: time has passed the period's end.
       fell: anything fell into the period.
@@ -63,6 +65,7 @@ class ReportData:
     period: Period
     filters: Filters
     run: dict[str, Any]
+    audit: Mark | None
     known: tuple[date, date] | None
     is_complete: bool
     fell: bool
@@ -133,6 +136,7 @@ def gather(warehouse: Warehouse, period: Period, filters: Filters, since: int | 
         period=period,
         filters=filters,
         run=warehouse.run,
+        audit=warehouse.audit,
         known=known,
         is_complete=as_of is not None and as_of >= period.end_at,
         fell=fell[0]["n"] > 0,

@@ -46,6 +46,7 @@ def render_page(
         cards=[_card(one, data, words) for one in text.headline(data)],
         unusual=[text.unusual_sentence(one, words) for one in data.unusual],
         restated=text.restated_sentence(data, words),
+        audit=text.audit_sentence(data, words),
         before=before_word(data, words),
         sheets=sheets,
         pictures={name: [(p.title, p.note, Markup(p.svg)) for p in found] for name, found in pictures.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.report.background import chosen_accounts
 from pipelines.report.comparison import HEADLINE, Comparison, Unusual, is_settled
 from pipelines.report.data import ReportData
 from pipelines.report.words import Words
@@ -69,7 +70,26 @@ def notices(data: ReportData, words: Words) -> list[str]:
                 as_of=words.value(data.run["as_of"], "moment"),
             )
         )
+    if data.audit is not None and data.audit.verdict != "passed":
+        found.append(audit_sentence(data, words))
     return found
+
+
+def audit_sentence(data: ReportData, words: Words) -> str:
+    """What came of the audit before the result was published."""
+    if data.audit is None:
+        return words.say("No audit of this result is on record.")
+    checks = words.value(data.audit.check_count, "count")
+    at = words.value(data.audit.audited_at, "moment")
+    if data.audit.verdict == "passed":
+        return words.say("Audit of {at}: all {checks} checks passed.", at=at, checks=checks)
+    return words.say(
+        "Audit of {at}: published with a warning, for {problems} of {checks} checks do not hold: {names}.",
+        at=at,
+        checks=checks,
+        problems=words.value(len(data.audit.problems), "count"),
+        names=", ".join(str(problem["check"]) for problem in data.audit.problems[:MOST_UNUSUAL]),
+    )
 
 
 def headline(data: ReportData) -> list[Comparison]:
@@ -110,7 +130,7 @@ def short_text(data: ReportData, words: Words, page: str) -> str:
       page: name of the HTML file.
     """
     lines = [words.say("Customer care report"), f"{period_words(data, words)} ({data.period.zone})"]
-    chosen = [*data.filters.accounts, *data.filters.channels]
+    chosen = [*chosen_accounts(data, words), *data.filters.channels]
     if chosen:
         lines.append(words.say("Only: {names}", names=", ".join(chosen)))
     lines += ["", *notices(data, words)]
@@ -128,6 +148,10 @@ def short_text(data: ReportData, words: Words, page: str) -> str:
         if len(data.unusual) > MOST_UNUSUAL:
             more = words.value(len(data.unusual) - MOST_UNUSUAL, "count")
             lines.append(words.say("And {more} more, in the report.", more=more))
-    lines += [restated_sentence(data, words), "", words.say("The whole report: {page}", page=page)]
+    lines.append(restated_sentence(data, words))
+    if data.audit is not None and data.audit.verdict == "passed":
+        # (Warnings stand above.)
+        lines.append(audit_sentence(data, words))
+    lines += ["", words.say("The whole report: {page}", page=page)]
     # A name with a line break in it must not make a line of its own.
     return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines) + "\n"

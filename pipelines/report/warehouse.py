@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
+from pipelines.audit.results import Mark, read_mark
 from pipelines.report.period import Grain, Period, period_of
 from sinks.output_folder import WAREHOUSE, current_snapshot
 from sinks.views import KPI_VALUES, WINDOWS
@@ -30,7 +31,7 @@ _NEEDED = (KPI_STATISTICS.name, CONVERSATIONS.name, TURNS.name, KPI_CHANGES.name
 
 @dataclass(frozen=True)
 class Filters:
-    """Which rows a report is about; empty means all."""
+    """Which rows a report is about; no name means all, and the empty name of an account means the one that is null."""
 
     accounts: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
@@ -47,12 +48,14 @@ class Warehouse:
     Attributes:
       connection: read-only; its session has the views PARTS, TALKS, WAITS, VALUES and CHANGES.
       run: the latest row of `runs`.
+      audit: the mark that the result was published with; None where none is on record.
       known_from: first local day in which anything fell; None where there is none.
       known_to: the local day of as_of; None where there is none.
     """
 
     connection: duckdb.DuckDBPyConnection
     run: dict[str, Any]
+    audit: Mark | None
     known_from: date | None
     known_to: date | None
 
@@ -95,7 +98,7 @@ def open_warehouse(output: Path, filters: Filters) -> Warehouse:
         )
     try:
         connection = duckdb.connect(str(path), read_only=True)
-        return _prepared(connection, output, filters)
+        return _prepared(connection, output, filters, read_mark(snapshot or output))
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -104,7 +107,7 @@ def open_warehouse(output: Path, filters: Filters) -> Warehouse:
         ) from error
 
 
-def _prepared(connection: duckdb.DuckDBPyConnection, output: Path, filters: Filters) -> Warehouse:
+def _prepared(connection: duckdb.DuckDBPyConnection, output: Path, filters: Filters, audit: Mark | None) -> Warehouse:
     there = {row[0] for row in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
     missing = sorted(set(_NEEDED) - there)
     if missing:
@@ -130,7 +133,7 @@ def _prepared(connection: duckdb.DuckDBPyConnection, output: Path, filters: Filt
     known = connection.execute(
         "SELECT min(window_start)::DATE, max(window_start)::DATE FROM windows WHERE grain = 'day'"
     ).fetchall()
-    return Warehouse(connection, said, *known[0])
+    return Warehouse(connection, said, audit, *known[0])
 
 
 def _filter(connection: duckdb.DuckDBPyConnection, output: Path, wanted: dict[str, Sequence[str]]) -> str:
@@ -141,15 +144,15 @@ def _filter(connection: duckdb.DuckDBPyConnection, output: Path, wanted: dict[st
             continue
         connection.execute(f"CREATE TEMP TABLE {_WANTED[column]} (name VARCHAR)")
         connection.executemany(f"INSERT INTO {_WANTED[column]} VALUES (?)", [[name] for name in names])
-        known = [
-            row[0] for row in connection.execute(f"SELECT DISTINCT {column} FROM {KPI_VALUES} ORDER BY 1").fetchall()
-        ]
+        # (No account and no channel has an empty name: empty text is null.)
+        stored = f"SELECT DISTINCT coalesce({column}, '') FROM {KPI_VALUES} ORDER BY 1"
+        known = [row[0] for row in connection.execute(stored).fetchall()]
         unknown = sorted(set(names) - set(known))
         if unknown:
             what = "account" if column == "account_id" else "channel"
-            those = ", ".join(str(name) for name in known[:20] if name is not None) or "none"
+            those = ", ".join(name or "'' for none" for name in known[:20]) or "none"
             raise UserError(
                 f"Expected --{what} to be one of those in {output} ({those}), got {unknown[0]!r}: correct the name."
             )
-        conditions.append(f"{column} IN (SELECT name FROM {_WANTED[column]})")
+        conditions.append(f"coalesce({column}, '') IN (SELECT name FROM {_WANTED[column]})")
     return " AND ".join(conditions)

@@ -1,0 +1,1 @@
+"""Write, audit, publish: what a result has to fulfil before readers see it."""
