@@ -104,7 +104,7 @@ def test_a_channel_that_no_event_has_is_noted(runs: Runs, tmp_path: Path, capsys
         ("batch --input a --output o --timezon UTC", "Error: Unknown option --timezon; did you mean --timezone?"),
         ("batch --input a --output o --flnk_master=x", "Error: Unknown option --flnk_master; did you mean --flink_m"),
         ("batch --input a --output o --streaming b", "Error: Expected an option, got 'b'; if it is an input, put it"),
-        ("bach", "Error: No such command 'bach'. Did you mean 'batch'?\nTry: care-kpis --help\n"),
+        ("bach", "Error: No such command 'bach'. (Did you mean one of: 'batch', 'watch'?)\nTry: care-kpis --help\n"),
         ("config --confg x", "Error: No such option '--confg'."),
         ("check", "Error: Missing argument 'OUTPUT'.\nTry: care-kpis check --help\n"),
         (
