@@ -13,20 +13,24 @@ from typing import Literal
 import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
+from pipelines.commands.audit import audit as audit_command
 from pipelines.commands.check import check
 from pipelines.commands.compact import compact
 from pipelines.commands.config import config
+from pipelines.commands.daily import daily
 from pipelines.commands.generate import generate
 from pipelines.commands.rebuild import rebuild
 from pipelines.commands.remote import load, upload
+from pipelines.commands.replay import replay
 from pipelines.commands.report import report
 from pipelines.commands.settings_options import resolve_settings, settings_options
 from pipelines.commands.shell import shell
 from pipelines.commands.sql import sql
+from pipelines.commands.stream import stream
+from pipelines.commands.watch import watch
+from pipelines.exits import INTERRUPTED, exit_code_of
 from pipelines.parameters import FORMATS, NamedPath
 from transforms.errors import UserError
-
-INTERRUPTED = 130
 
 _GROUP_HELP = """Customer-care KPIs from conversation events.
 
@@ -66,7 +70,24 @@ def _show_version(context: click.Context, _option: click.Parameter, is_asked: bo
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Version.")
 @click.command_panel(
     "Commands",
-    commands=["batch", "report", "sql", "shell", "check", "rebuild", "compact", "upload", "load", "generate", "config"],
+    commands=[
+        "batch",
+        "stream",
+        "replay",
+        "watch",
+        "daily",
+        "report",
+        "sql",
+        "shell",
+        "check",
+        "audit",
+        "rebuild",
+        "compact",
+        "upload",
+        "load",
+        "generate",
+        "config",
+    ],
 )
 def care_kpis() -> None:
     """Holds the commands."""
@@ -111,9 +132,15 @@ def care_kpis() -> None:
     show_default=True,
     help="With --append, a file that has grown since it was taken: leave it alone, or take its new rows.",
 )
+@click.option(
+    "--audit/--no-audit",
+    default=False,
+    show_default=True,
+    help="Publish only what passes the audit; it takes some seconds.",
+)
 @click.option_panel("Files", options=["--input", "--output", "--format", "--source"])
 @click.option_panel("Growing", options=["--append", "--grown-files"])
-@click.option_panel("Rules", options=["--config", "--timezone", "--as-of", "--max-dead-letter-rate"])
+@click.option_panel("Rules", options=["--config", "--timezone", "--as-of", "--max-dead-letter-rate", "--audit"])
 @click.pass_context
 def batch(
     context: click.Context,
@@ -127,6 +154,7 @@ def batch(
     max_dead_letter_rate: float,
     append: bool,
     grown_files: Literal["leave", "reread"],
+    audit: bool,
 ) -> None:
     """Computes the KPIs of event files, and prints the summary."""
     from rich.console import Console
@@ -137,6 +165,10 @@ def batch(
 
     more_inputs, beam_args = split_arguments(context.args)
     resolved = resolve_settings(config, timezone, as_of, source)
+    if audit:
+        from pipelines.audit.expectations import require_great_expectations
+
+        require_great_expectations()
     options = BatchOptions(
         inputs=inputs + more_inputs,
         output=output,
@@ -146,6 +178,7 @@ def batch(
         max_dead_letter_rate=max_dead_letter_rate,
         append=append,
         grown_files=grown_files,
+        audit=audit,
         beam_args=beam_args,
     )
     with show_progress(Console(stderr=True)) as progress:
@@ -164,7 +197,23 @@ def batch(
     show_summary(summary, [*source_notes(source), *sorted(unseen), *summary.notes])
 
 
-for _command in (report, sql, shell, check, rebuild, compact, upload, load, generate, config):
+for _command in (
+    stream,
+    replay,
+    watch,
+    daily,
+    report,
+    sql,
+    shell,
+    check,
+    audit_command,
+    rebuild,
+    compact,
+    upload,
+    load,
+    generate,
+    config,
+):
     care_kpis.add_command(_command)
 
 
@@ -175,18 +224,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: what follows the program's name; None takes it from the process.
 
     Returns:
-      Exit code: 0; 2 for what the user can mend (said in one sentence on standard error); 130 when interrupted.
+      Exit code: 0; what pipelines.exits tells of an error (said in one sentence on standard error); 130 when
+      interrupted.
       What nobody foresaw stays an exception.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for output in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot show a letter gets a question mark instead of ending the run.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="replace")
     try:
         code = care_kpis.main(args=arguments, prog_name="care-kpis", standalone_mode=False)
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
-        return 2
+        return exit_code_of(error)
     except NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
