@@ -134,7 +134,7 @@ def test_commands_can_be_given(block: CodeBlock, tmp_path: Path, monkeypatch: py
     """Every command in a block is one of ours, with options that it has; every target is in the Makefile."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "output").mkdir()
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for line in block.text.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line, comments=True) or [""]
         if program.removeprefix(".venv/bin/") == "care-kpis":

@@ -253,6 +253,16 @@ def test_disk_is_full(new_topic: NewTopic, events: list[Path], tmp_path: Path) -
 
 
 @on_kafka
+def test_kafka_is_not_there(tmp_path: Path) -> None:
+    """After --give-up-after, one sentence and 2; an unknown topic at once."""
+    nowhere = kafka_options("127.0.0.1:1", ["care"])
+    told = command(nowhere, tmp_path / "out", "--give-up-after", "2s")
+    done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "does not answer" in done.stderr and "--give-up-after" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@on_kafka
 def test_a_topic_that_was_emptied(new_topic: NewTopic, tmp_path: Path) -> None:  # noqa: F811
     """Messages that are gone before they were read stop the stream, with a choice; what was lost is counted."""
     kafka, output = new_topic(1), tmp_path / "out"

@@ -28,6 +28,7 @@ from pipelines.stream.watcher import Watcher, told
 from pipelines.stream.watermark import Clock, Idleness, clock, find_watermark
 from sinks.output_folder import check_place, take_lock
 from sinks.parquet import writing
+from transforms.errors import UserError
 from transforms.settings import HOUR, Settings
 from transforms.stream_settings import StreamSettings
 
@@ -105,6 +106,11 @@ def run(
             told(watcher, store),
         ):
             _Stream(options, store, source, cycles, feed, publisher, watcher, now, stop).run()
+    except BrokerAway as error:
+        raise UserError(
+            f"{error}, for {options.seconds_for_broker:.0f} s (--give-up-after). What was committed stays: start again "
+            "once it is there."
+        ) from error
     finally:
         os.close(lock)
 
@@ -243,7 +249,10 @@ def _source(options: StreamOptions, watcher: Watcher) -> Iterator[Source]:
 def _feed(options: StreamOptions, watcher: Watcher) -> contextlib.AbstractContextManager[ChangeFeed | None]:
     if options.changes is None:
         return contextlib.nullcontext()
-    return ChangeFeed(options.changes, options.changes.topics[0], watcher.said)
+    changes = options.changes
+    return keep_trying(
+        lambda: ChangeFeed(changes, changes.topics[0], watcher.said), options.seconds_for_broker, watcher.said
+    )
 
 
 @contextlib.contextmanager
