@@ -139,7 +139,7 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
             compression="zstd",
             compression_level=1,
             use_dictionary=_dictionary_leaves(spec),
-            column_encoding={c.name: "DELTA_BINARY_PACKED" for c in spec.columns if pa.types.is_timestamp(c.type)},
+            column_encoding=dict.fromkeys(_packed_leaves(spec), "DELTA_BINARY_PACKED"),
             write_page_index=True,
             sorting_columns=[pq.SortingColumn(spec.schema.get_field_index(name)) for name in sorted_by] or None,
             store_schema=False,
@@ -266,10 +266,15 @@ def _is_word(column: Column) -> bool:
 
 def _dictionary_leaves(spec: Table) -> list[str]:
     """Parquet leaves that get a dictionary: words and counts, which repeat; not times, sums, flags or unique text."""
+    return [c.name for c in spec.columns if _is_word(c) or pa.types.is_integer(c.type)]
+
+
+def _packed_leaves(spec: Table) -> list[str]:
+    """Parquet leaves that are stored as differences: times, and what histograms are made of."""
     leaves = []
     for column in spec.columns:
         if pa.types.is_list(column.type):
             leaves += [f"{column.name}.list.element.{field.name}" for field in column.type.value_type]
-        elif _is_word(column) or pa.types.is_integer(column.type):
+        elif pa.types.is_timestamp(column.type):
             leaves.append(column.name)
     return leaves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.facts import Facts
+from transforms.hashing import dictionary_codes, valid_rows, words_by_code
 from transforms.life_cycle import STATE_RESOLVED, STATES, LifeCycles
 from transforms.ordering import codes_of, dense_codes, one_chunk, plain
 from transforms.schema import TIMESTAMP
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import ANSWERED, OUTCOMES, Turns
-from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows
+from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows, chosen
 
 Vectors = TypeVar("Vectors", Facts, LifeCycles)
 
@@ -30,7 +31,7 @@ def conversation_table(
     """Makes the rows of `conversations`, sorted by started_at (then conversation_key).
 
     Args:
-      events: columns of PARSED_EVENTS in one chunk each.
+      events: columns of PARSED_EVENTS.
       ev: vectors of the events kept, none of them stray.
       conversation: number of the conversation of each event.
       cycles: states of the c conversations.
@@ -43,7 +44,6 @@ def conversation_table(
     row_of = np.empty(len(order), np.int64)
     row_of[order] = np.arange(len(order))
     f, c, count = _in_order(facts, order), _in_order(cycles, order), len(order)
-    own_row = row_of[conversation]
     is_handled = f.is_handled
     not_closed = ~((c.state == STATE_RESOLVED) & f.has_message & f.is_followed)
     resolution = np.where(not_closed, 0, c.resolved_at - f.opened_at) / 1e6
@@ -52,7 +52,7 @@ def conversation_table(
         "started_at": _times(ev.at[f.begin]),
         "account_id": _words(events, "account_id", f.account),
         "channel": _words(events, "channel", f.channel),
-        "customer_id": _first_text(events, "customer_id", ev, own_row, f.begin),
+        "customer_id": _first_text(events, "customer_id", ev, conversation, facts.begin).take(pa.array(order)),
         "agent_id": _words(events, "agent_id", f.agent),
         "team_id": _words(events, "team_id", f.team),
         "state": _labels(STATES, c.state),
@@ -68,15 +68,15 @@ def conversation_table(
         "answer_seconds": _between(
             np.maximum(f.opened_at, f.assigned_at), np.where(f.assigned_at == NEVER, NEVER, f.first_response_at)
         ),
-        "resolution_seconds": pa.array(resolution, mask=not_closed),
-        "handle_seconds": pa.array(resolution + f.wrap_up_seconds, mask=not_closed),
-        "engaged_seconds": pa.array(f.engaged / 1e6 + f.wrap_up_seconds, mask=not_closed),
+        "resolution_seconds": _where_known(resolution, not_closed),
+        "handle_seconds": _where_known(resolution + f.wrap_up_seconds, not_closed),
+        "engaged_seconds": _where_known(f.engaged / 1e6 + f.wrap_up_seconds, not_closed),
         "hold_seconds": pa.array(c.hold / 1e6),
         "wrap_up_seconds": pa.array(f.wrap_up_seconds),
-        "csat_score": pa.array(f.csat_score, mask=np.isnan(f.csat_score)),
+        "csat_score": _where_known(f.csat_score, np.isnan(f.csat_score)),
     }
     for name in ("topic", "subtopic", "priority", "language"):
-        columns[name] = _words(events, name, _last_code(events, name, ev, own_row, count))
+        columns[name] = _words(events, name, _last_code(events, name, ev, conversation, count).take(order))
     for name in ("opened_at", "first_response_at", "first_reply_at", "handled_at", "rated_at", "last_event_at"):
         columns[name] = _times(getattr(f, name))
     for column in CONVERSATIONS.columns:
@@ -90,7 +90,7 @@ def _in_order(vectors: Vectors, order: Rows) -> Vectors:
     return replace(
         vectors,
         **{
-            field.name: getattr(vectors, field.name)[order]
+            field.name: getattr(vectors, field.name).take(order)
             for field in fields(vectors)
             if not field.name.startswith("move_")
         },
@@ -114,35 +114,35 @@ def turn_table(events: pa.Table, ev: EventVectors, conversations: pa.Table, row_
     """Makes the rows of `turns`, in the order of their conversations, then turn_number.
 
     Args:
-      events: columns of PARSED_EVENTS in one chunk each.
+      events: columns of PARSED_EVENTS.
       ev: vectors of the events kept, none of them stray.
       conversations: the rows of `conversations`.
       row_of: the row of each conversation.
       turns: the turns.
     """
-    own_row = row_of[turns.conversation]
+    own_row = row_of.take(turns.conversation)
     by = _grouped_by_row(own_row, conversations.num_rows)
-    first, end, bot = turns.first[by], turns.end[by], turns.bot[by]
-    outcome = turns.outcome[by]
-    parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(own_row[by]))
-    started, ended = ev.at[first], np.where(end >= 0, ev.at[np.maximum(end, 0)], NEVER) if len(by) else end
-    answered = outcome == ANSWERED
-    agent = np.where(answered, ev.agent[np.maximum(end, 0)], -1) if len(by) else end
+    first, end, bot, outcome = (part.take(by) for part in (turns.first, turns.end, turns.bot, turns.outcome))
+    parent = conversations.select(["conversation_key", "started_at"]).take(pa.array(own_row.take(by)))
+    started, ended = ev.at.take(first), ev.at_or_never.take(end)
+    unanswered = outcome != ANSWERED
+    # (Of an unanswered turn every bit is set: -1.)
+    agent = ev.agent.take(end) | -unanswered.astype(np.int32)
     columns = {
         "conversation_key": parent["conversation_key"],
         "started_at": parent["started_at"],
-        "turn_number": pa.array(turns.number[by]),
-        "account_id": _words(events, "account_id", ev.account[first]),
-        "channel": _words(events, "channel", ev.channel[first]),
+        "turn_number": pa.array(turns.number.take(by)),
+        "account_id": _words(events, "account_id", ev.account.take(first)),
+        "channel": _words(events, "channel", ev.channel.take(first)),
         "turn_started_at": _times(started),
         "turn_ended_at": _times(ended),
-        "bot_replied_at": _times(np.where(bot >= 0, ev.at[np.maximum(bot, 0)], NEVER) if len(by) else bot),
+        "bot_replied_at": _times(ev.at_or_never.take(bot)),
         "outcome": _labels(OUTCOMES, outcome),
         "agent_id": _words(events, "agent_id", agent),
-        "message_count": pa.array(turns.message_count[by]),
-        "is_responded": pa.array(turns.is_responded[by]),
-        "needs_reply": pa.array(turns.needs_reply[by]),
-        "wait_seconds": _between(started, np.where(answered, ended, NEVER)),
+        "message_count": pa.array(turns.message_count.take(by)),
+        "is_responded": pa.array(turns.is_responded.take(by)),
+        "needs_reply": pa.array(turns.needs_reply.take(by)),
+        "wait_seconds": _where_known((ended - started) / 1e6, unanswered),
     }
     return pa.table({column.name: columns[column.name] for column in TURNS.columns})
 
@@ -151,33 +151,49 @@ def _grouped_by_row(own_row: Rows, rows: int) -> Rows:
     """The turns in the order of their conversations' rows; those of one conversation stand together already."""
     count = np.bincount(own_row, minlength=rows)
     first = np.zeros(rows, np.int64)
-    first[own_row[::-1]] = np.arange(len(own_row))[::-1]
+    begins = np.flatnonzero(np.diff(own_row, prepend=-1))
+    first[own_row[begins]] = begins
     return np.repeat(first - (np.cumsum(count) - count), count) + np.arange(len(own_row))
 
 
 def _conversation_keys(events: pa.Table, ev: EventVectors, begin: Rows) -> pa.Array:
     """conversation_key of each conversation: the compact JSON array of its key."""
-    rows = pa.array(ev.row[begin])
-    keyed = ev.is_keyed[begin]
+    rows = ev.row.take(begin)
+    keyed = ev.is_keyed.take(begin)
+    account = _json_text(one_chunk(events["account_id"]), rows)
+    if keyed.all():
+        return _joined("[", account, ",", _json_text(one_chunk(events["conversation_id"]), rows), "]")
+    known, others = np.flatnonzero(keyed), np.flatnonzero(~keyed)
+    conversation = _json_text(one_chunk(events["conversation_id"]), rows[known])
+    channel, customer = (_json_text(one_chunk(events[name]), rows[others]) for name in ("channel", "customer_id"))
+    both = pa.concat_arrays(
+        [
+            _joined("[", account.take(pa.array(known)), ",", conversation, "]"),
+            _joined("[", account.take(pa.array(others)), ",", channel, ",", customer, "]"),
+        ]
+    )
+    place = np.empty(len(rows), np.int64)
+    place[known], place[others] = np.arange(len(known)), np.arange(len(known), len(rows))
+    return both.take(pa.array(place))
 
-    def text(name: str) -> pa.Array:
-        values = one_chunk(events[name]).take(rows)
-        return pc.fill_null(_json_text(plain(values) if name in ("conversation_id", "customer_id") else values), "null")
 
-    account = text("account_id")
-    second = text("conversation_id")
-    if not keyed.all():
-        unkeyed = pc.binary_join_element_wise(text("channel"), text("customer_id"), ",")
-        second = pc.if_else(pa.array(keyed), second, unkeyed)
-    joined = pc.binary_join_element_wise(account, second, ",")
-    return pc.binary_join_element_wise(pa.scalar("["), joined, pa.scalar("]"), "")
+def _joined(*parts: str | pa.Array) -> pa.Array:
+    """Texts put together, row by row."""
+    return pc.binary_join_element_wise(*(pa.scalar(p) if isinstance(p, str) else p for p in parts), "")
 
 
-def _json_text(values: pa.Array) -> pa.Array:
-    """Each text as a JSON string; null stays null. Few texts have a character that JSON escapes."""
-    if pa.types.is_dictionary(values.type):
-        return _json_text(values.dictionary).take(values.indices)
-    quoted = pc.binary_join_element_wise(pa.scalar('"'), values, pa.scalar('"'), "")
+def _json_text(column: pa.Array, rows: Rows) -> pa.Array:
+    """Each text of some rows as a JSON string, or null. Few texts have a character that JSON escapes."""
+    if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(rows):
+        # Null has the last place.
+        words = _quoted(column.dictionary)
+        words = pa.concat_arrays([words, pa.array(["null"])])
+        return words.take(pa.array(dictionary_codes(column).take(rows) % np.int32(len(words))))
+    return _quoted(plain(column.take(pa.array(rows))))
+
+
+def _quoted(values: pa.StringArray) -> pa.StringArray:
+    quoted = pc.fill_null(_joined('"', values, '"'), "null")
     if not _has_special(values):
         return quoted
     special = pc.fill_null(pc.match_substring_regex(values, _SPECIAL), False)
@@ -195,44 +211,51 @@ def _has_special(values: pa.StringArray) -> bool:
     return bool(np.any((octets < 32) | (octets == 34) | (octets == 92)))
 
 
-def _last_code(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, count: int) -> Codes:
-    """The last non-null code of a column in each row of `conversations`, or -1."""
+def _last_code(events: pa.Table, name: str, ev: EventVectors, conversation: Codes, count: int) -> Codes:
+    """The last non-null code of a column in each conversation, or -1."""
     codes = codes_of(events[name])
     out = np.full(count, -1, np.int32)
     if (codes >= 0).any():
-        codes = codes[ev.row]
+        codes = codes.take(ev.row)
         named = np.flatnonzero(codes >= 0)
-        out[own_row[named]] = codes[named]
+        out[conversation.take(named)] = codes.take(named)
     return out
 
 
-def _first_text(events: pa.Table, name: str, ev: EventVectors, own_row: Rows, begin: Rows) -> pa.Array:
-    """The first non-null text of a column in each row of `conversations`, whose first events are given."""
+def _first_text(events: pa.Table, name: str, ev: EventVectors, conversation: Codes, begin: Rows) -> pa.Array:
+    """The first non-null text of a column in each conversation, whose first events are given."""
     column = one_chunk(events[name])
-    if column.null_count == 0:
-        return plain(column.take(pa.array(ev.row[begin])))
-    row = np.full(len(begin), -1, np.int64)
-    named = np.flatnonzero(np.asarray(column.is_valid())[ev.row])[::-1]
-    row[own_row[named]] = ev.row[named]
+    row = ev.row.take(begin)
+    valid = valid_rows(column)
+    lacking = ~valid.take(row)
+    if lacking.any():
+        row[lacking] = -1
+        places = np.flatnonzero(lacking.take(conversation))
+        named = chosen(places, valid.take(ev.row.take(places)))[::-1]
+        row[conversation.take(named)] = ev.row.take(named)
     return plain(column.take(pa.array(row, mask=row < 0)))
 
 
 def _words(events: pa.Table, name: str, codes: npt.NDArray[np.integer]) -> pa.DictionaryArray:
     """Text of a dictionary column by code; -1 is null."""
-    dictionary = one_chunk(events[name]).dictionary
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), dictionary)
+    return words_by_code(codes.astype(np.int32, copy=False), one_chunk(events[name]).dictionary)
 
 
 def _labels(words: tuple[str, ...], codes: npt.NDArray[np.integer]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(words))
+    return words_by_code(codes.astype(np.int32), pa.array(words))
 
 
 def _times(at: Rows) -> pa.Array:
     """Instants as timestamps; NEVER is null."""
-    return pa.array(at, pa.int64(), mask=at == NEVER).cast(TIMESTAMP)
+    return _where_known(at, at == NEVER, TIMESTAMP)
 
 
 def _between(start: Rows, end: Rows) -> pa.Array:
     """Seconds from start to end; null where the end never was."""
-    never: Mask = end == NEVER
-    return pa.array(np.where(never, 0, end - np.where(never, 0, start)) / 1e6, mask=never)
+    return _where_known((end - start) / 1e6, end == NEVER)
+
+
+def _where_known(values: npt.NDArray[Any], unknown: Mask, kind: pa.DataType | None = None) -> pa.Array:
+    """An Arrow array over the values; null where they are not known, whatever stands there."""
+    valid = pa.py_buffer(np.packbits(~unknown, bitorder="little")) if unknown.any() else None
+    return pa.Array.from_buffers(kind or pa.float64(), len(values), [valid, pa.py_buffer(values)])

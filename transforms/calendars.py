@@ -61,7 +61,7 @@ class WindowGrid:
         """
         low, place, most = self._first_slice
         # (Exact: within the range of occurred_at a microsecond before an hour is more than a rounding error.)
-        found = place[(at / (_HOUR * 1e6)).astype(np.int64) - low]
+        found = place.take((at / (_HOUR * 1e6)).astype(np.int64) - low)
         if not most:
             return found
         seconds = at // 1_000_000

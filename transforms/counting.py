@@ -62,18 +62,25 @@ class StatisticsBuilder:
                 seen[cells] = True
             used = np.flatnonzero(seen)
             place = np.cumsum(seen) - 1
-            places = [place[cells] for cells, _, _ in self._sums]
-            bin_places = [place[cells] for cells, _, _ in self._bins]
+
+            def places_of(cells: Integers) -> Integers:
+                return place.take(cells)
+
         else:
             every = np.sort(np.concatenate(self._cells)) if self._cells else np.empty(0, np.int64)
             used = every[np.append(True, np.diff(every) != 0)] if len(every) else every
-            places = [np.searchsorted(used, cells) for cells, _, _ in self._sums]
-            bin_places = [np.searchsorted(used, cells) for cells, _, _ in self._bins]
+
+            def places_of(cells: Integers) -> Integers:
+                return np.searchsorted(used, cells)
+
+        # Many statistics share their cells.
+        different = {id(cells): cells for cells, _, _ in (*self._sums, *self._bins)}
+        places = {number: places_of(cells) for number, cells in different.items()}
         sums = np.zeros((len(SUM_NAMES), len(used)), np.int64)
-        for at, (_, name, values) in zip(places, self._sums, strict=True):
-            sums[SUM_PLACES[name]] += exact_sums(at, values, len(used))
+        for cells, name, values in self._sums:
+            sums[SUM_PLACES[name]] += exact_sums(places[id(cells)], values, len(used))
         histograms = tuple(
-            Histogram.of([(at, v) for at, (_, of, v) in zip(bin_places, self._bins, strict=True) if of == name])
+            Histogram.of([(places[id(cells)], values) for cells, of, values in self._bins if of == name])
             for name in HISTOGRAM_NAMES
         )
         pair, slices = np.divmod(used, max(len(self._slice_starts), 1))

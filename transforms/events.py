@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms import schema
+from transforms.hashing import raw_values, valid_rows
 from transforms.raw_rows import RawRows, Rows
 from transforms.schema import EVENT_COLUMNS, PARSED_EVENTS, WORD
 from transforms.tables import DEAD_LETTERS
-from transforms.times import Mask, parse_times, valid_rows
+from transforms.times import Mask, parse_times
 from transforms.values import ABSENT, UNKNOWN, as_flags, as_numbers, as_text, as_words, codes_of
 
 
@@ -182,8 +183,8 @@ def _check_other(
     name: str, array: pa.Array, part: RawRows, values: Mapping[str, pa.Array], faults: _Faults
 ) -> pa.Array:
     """Text, as words where PARSED_EVENTS has words; some of it required."""
-    read = as_words if PARSED_EVENTS.field(name).type == WORD else as_text
-    array, wrong = read(array)
+    is_id = name in ("conversation_id", "customer_id")
+    array, wrong = as_words(array, is_id) if PARSED_EVENTS.field(name).type == WORD else as_text(array)
     faults.mark(name, "wrong_type", wrong)
     if not PARSED_EVENTS.field(name).nullable:
         faults.mark(name, "missing", _nulls(array))
@@ -261,8 +262,8 @@ def _check_number(
     if array.null_count and needed_for is not None:
         faults.mark(name, "missing", (values["event_type"].to_numpy() == needed_for) & ~valid_rows(array))
     if array.null_count < len(array):
-        numbers = array.fill_null(least).to_numpy()
-        faults.mark(name, "out_of_range", ~((numbers >= least) & (numbers <= greatest)))
+        numbers = raw_values(array)
+        faults.mark(name, "out_of_range", ~((numbers >= least) & (numbers <= greatest)) & valid_rows(array))
     return array
 
 

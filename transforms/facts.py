@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from transforms.schema import (
     WRAP_UP,
 )
 from transforms.turns import Turns
-from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows
+from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows, add_by_runs, chosen
 
 Doubles = npt.NDArray[np.float64]
 
@@ -83,8 +84,8 @@ def gather_facts(
     first_message: Rows,
     turns: Turns,
     cycles: LifeCycles,
-    score: Doubles,
-    duration: Doubles,
+    score: Callable[[Rows], Doubles],
+    duration: Callable[[Rows], Doubles],
     as_of: int,
 ) -> Facts:
     """Gathers the facts of whole conversations.
@@ -96,43 +97,42 @@ def gather_facts(
       first_message: first message of each, or -1.
       turns: their turns.
       cycles: their states.
-      score: n scores (NaN for none).
-      duration: n durations of after-contact work, seconds (NaN for none).
+      score: the scores of some of their events (NaN for none).
+      duration: the durations of after-contact work of some of them, seconds (NaN for none).
       as_of: the moment up to which time has passed, microseconds.
     """
     count = len(begin)
     last_row = np.append(begin[1:], len(ev)) - 1
 
     def counted(marked: Mask) -> Rows:
-        return np.bincount(conversation[marked], minlength=count)
+        return np.bincount(chosen(conversation, marked), minlength=count)
 
     def last_of(marked: Rows) -> Rows:
         """The last of the marked rows in each conversation, or -1."""
         out = np.full(count, -1, np.int64)
-        out[conversation[marked]] = marked
+        out[conversation.take(marked)] = marked
         return out
 
-    def first_after_message(marked: Rows) -> Rows:
-        """The first of the marked rows after the first message, or -1."""
-        place = np.searchsorted(marked, first_message, side="right")
-        row = np.append(marked, -1)[place]
-        return np.where((first_message >= 0) & (row >= 0) & (row <= last_row), row, -1)
+    def first_after_message(marked: Rows, place: Rows | Codes) -> Rows:
+        """The first of the marked rows after the first message, or -1; given how many of them come up to it."""
+        row = np.append(marked, -1).take(place)
+        return np.where((first_message >= 0) & (row <= last_row), row, -1)
 
     def time_of(rows: Rows) -> Rows:
-        return np.where(rows >= 0, ev.at[np.maximum(rows, 0)] if len(ev) else NEVER, NEVER)
+        return ev.at_or_never.take(rows)
 
     humans = np.flatnonzero(ev.is_human_reply)
     bots = np.flatnonzero(ev.is_bot_reply)
     replies = np.flatnonzero(ev.is_reply)
     assigned = np.flatnonzero(ev.type == ASSIGNED)
-    response = first_after_message(humans)
-    first_bot = first_after_message(bots)
+    response = first_after_message(humans, ev.humans_so_far.take(first_message + 1))
+    first_bot = first_after_message(bots, np.searchsorted(bots, first_message, side="right"))
     first_reply = np.where((first_bot >= 0) & ((response < 0) | (first_bot < response)), first_bot, response)
     head = np.where(first_message >= 0, first_message, begin)
     channel = ev.channel[head]
     opened_at = ev.at[head]
     first_reply_of_any_kind = np.full(count, -1, np.int64)
-    first_reply_of_any_kind[conversation[replies][::-1]] = replies[::-1]
+    first_reply_of_any_kind[conversation.take(replies)[::-1]] = replies[::-1]
     has_message = first_message >= 0
     is_proactive = ~has_message | ((first_reply_of_any_kind >= 0) & (first_reply_of_any_kind < first_message))
 
@@ -145,14 +145,17 @@ def gather_facts(
     handled_at = np.where(has_message & is_followed, handled_at, NEVER)
     transfer_count = _transfers(ev, conversation, assigned, count)
     escalation_count = counted(ev.type == ESCALATED)
-    humans_so_far = np.append(0, np.cumsum(ev.is_human_reply))
-    humans_after = np.where(has_message, humans_so_far[last_row + 1] - humans_so_far[np.maximum(first_message, 0)], 0)
+    so_far = ev.humans_so_far
+    humans_after = (so_far.take(last_row + 1) - so_far.take(np.maximum(first_message, 0))) * has_message
     first_contact = (cycles.reopen_count == 0) & (transfer_count == 0) & (escalation_count == 0)
 
     wrap_ups = np.flatnonzero(ev.type == WRAP_UP)
     # (numpy counts in integers where there is nothing to weigh.)
-    wrap_up = np.bincount(conversation[wrap_ups], weights=duration[wrap_ups], minlength=count).astype(np.float64)
+    wrap_up = np.bincount(conversation[wrap_ups], weights=duration(wrap_ups), minlength=count).astype(np.float64)
     rating = last_of(np.flatnonzero(ev.type == RATING))
+    rated = np.flatnonzero(rating >= 0)
+    csat_score = np.full(count, np.nan)
+    csat_score[rated] = score(rating[rated])
     to_agent = np.flatnonzero(ev.is_assigned_to_agent)
     place = np.searchsorted(to_agent, response) - 1
     last_assigned = np.where(place >= 0, np.append(to_agent, -1)[place], -1)
@@ -188,12 +191,12 @@ def gather_facts(
         escalation_count=escalation_count,
         handoff_count=counted(ev.type == HANDOFF),
         note_count=counted(ev.type == NOTE),
-        agent_count=_distinct(ev.agent, conversation, humans[ev.agent[humans] >= 0], count),
+        agent_count=_distinct(ev.agent, conversation, chosen(humans, ev.agent.take(humans) >= 0), count),
         channel_count=_channel_counts(ev, conversation, begin),
         assigned_at=time_of(last_assigned),
         engaged=_engaged_times(ev, turns, cycles, count),
         wrap_up_seconds=wrap_up,
-        csat_score=np.where(rating >= 0, score[np.maximum(rating, 0)] if len(ev) else np.nan, np.nan),
+        csat_score=csat_score,
     )
 
 
@@ -201,8 +204,8 @@ def _last_name(codes: Codes, conversation: Codes, humans: Rows, assigned: Rows, 
     """The last non-null code of the human replies, else of `assigned`; -1 where there is none."""
     out = np.full(count, -1, np.int32)
     for rows in (assigned, humans):
-        named = rows[codes[rows] >= 0]
-        out[conversation[named]] = codes[named]
+        named = chosen(rows, codes.take(rows) >= 0)
+        out[conversation.take(named)] = codes.take(named)
     return out
 
 
@@ -210,7 +213,7 @@ def _transfers(ev: EventVectors, conversation: Codes, assigned: Rows, count: int
     """`assigned` events that change the last known agent or the last known team; null tells nothing."""
     is_transfer = np.zeros(len(ev), bool)
     for codes in (ev.agent, ev.team):
-        rows = assigned[codes[assigned] >= 0]
+        rows = chosen(assigned, codes.take(assigned) >= 0)
         own, code = conversation[rows], codes[rows]
         is_transfer[rows[1:][(own[1:] == own[:-1]) & (code[1:] != code[:-1])]] = True
     return np.bincount(conversation[is_transfer], minlength=count)
@@ -218,15 +221,17 @@ def _transfers(ev: EventVectors, conversation: Codes, assigned: Rows, count: int
 
 def _distinct(codes: Codes, conversation: Codes, rows: Rows, count: int) -> Rows:
     """Number of distinct codes among the rows of each conversation."""
-    pairs = np.sort((conversation[rows].astype(np.int64) << 32) | codes[rows])
-    new = np.append(True, np.diff(pairs) != 0) if len(pairs) else np.empty(0, bool)
-    return np.bincount(pairs[new] >> 32, minlength=count)
+    pairs = (conversation.take(rows).astype(np.int64) << 32) | codes.take(rows)
+    # Most are the same as the one before.
+    pairs = np.sort(chosen(pairs, np.append(True, pairs[1:] != pairs[:-1])) if len(pairs) else pairs)
+    new = np.append(True, pairs[1:] != pairs[:-1]) if len(pairs) else np.empty(0, bool)
+    return np.bincount(chosen(pairs, new) >> 32, minlength=count)
 
 
 def _channel_counts(ev: EventVectors, conversation: Codes, begin: Rows) -> Rows:
     """Number of distinct channels of the events; nearly every conversation has one."""
     counts = np.ones(len(begin), np.int64)
-    differs = ev.channel != ev.channel[begin][conversation] if len(begin) else np.empty(0, bool)
+    differs = np.append(False, (ev.channel[1:] != ev.channel[:-1]) & (conversation[1:] == conversation[:-1]))
     if differs.any():
         mixed = np.zeros(len(begin), bool)
         mixed[conversation[differs]] = True
@@ -238,12 +243,11 @@ def _channel_counts(ev: EventVectors, conversation: Codes, begin: Rows) -> Rows:
 def _engaged_times(ev: EventVectors, turns: Turns, cycles: LifeCycles, count: int) -> Rows:
     """Waits of the ended turns that began before resolved_at or at it, microseconds."""
     ended = np.flatnonzero(turns.end >= 0)
-    own = turns.conversation[ended]
-    start = ev.at[turns.first[ended]]
-    counts = start <= cycles.resolved_at[own]
-    wait = ev.at[turns.end[ended]] - start
+    own = turns.conversation.take(ended)
+    start = ev.at.take(turns.first.take(ended))
+    wait = (ev.at.take(turns.end.take(ended)) - start) * (start <= cycles.resolved_at.take(own))
     out = np.zeros(count, np.int64)
-    np.add.at(out, own[counts], wait[counts])
+    add_by_runs(out, own, wait)
     return out
 
 

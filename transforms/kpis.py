@@ -49,7 +49,7 @@ def compute_kpis(
     with ThreadPoolExecutor(2) as pool:
         tables, keys = [], [WINDOW_KEY.empty_table()]
         for grain, windows, ends, made in grains:
-            tables.append(pool.submit(_tables_of_grain, grain, windows, ends, as_of))
+            tables.append(pool.submit(tables_of_grain, grain, windows, ends, as_of))
             if made is not None:
                 keys.append(_key_columns(grain, made))
         totals = compute_totals(windows)
@@ -69,7 +69,7 @@ def _with_stored(
         yield grain, windows, places_in(ends, made.unpack()[3], windows.unpack()[3]), made
 
 
-def _tables_of_grain(grain: str, windows: Statistics, ends: Integers, as_of: int) -> tuple[pa.Table, pa.Table]:
+def tables_of_grain(grain: str, windows: Statistics, ends: Integers, as_of: int) -> tuple[pa.Table, pa.Table]:
     """The rows of `kpis` and of `kpi_statistics` of one grain."""
     index = _window_columns(grain, windows, ends)
     complete = pa.array(ends * 1_000_000 <= as_of)

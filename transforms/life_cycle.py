@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from transforms.moves import INFERRED, Moves
 from transforms.schema import DISMISSED, HELD, REOPENED, RESOLVED, RESUMED
-from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows
+from transforms.vectors import NEVER, Codes, EventVectors, Mask, Rows, add_by_runs
 
 OPEN, STATE_RESOLVED, STATE_DISMISSED = range(3)
 STATES = ("open", "resolved", "dismissed")
@@ -62,7 +62,7 @@ def follow_life_cycles(
       as_of: the moment up to which time has passed, microseconds.
     """
     count = len(begin)
-    humans = np.append(0, np.cumsum(ev.is_human_reply))
+    humans = ev.humans_so_far
     inferred = _infer_resolutions(ev, conversation, begin, humans, as_of)
     moves = Moves.of(ev, conversation, inferred)
     opened = np.flatnonzero(moves.opens)
@@ -191,7 +191,7 @@ def _outcomes(ev: EventVectors, moves: Moves, ended: Rows, close: Rows, never_wa
     return _Outcomes(is_resolved, resolved_at, is_inferred, moved_at)
 
 
-def _infer_resolutions(ev: EventVectors, conversation: Codes, begin: Rows, humans: Rows, as_of: int) -> Rows:
+def _infer_resolutions(ev: EventVectors, conversation: Codes, begin: Rows, humans: Codes, as_of: int) -> Rows:
     """Rows after which silence resolves the conversation.
 
     Where more than gap passes without an event, the state is open, no turn is waiting and there was a human reply since
@@ -221,7 +221,7 @@ def _infer_resolutions(ev: EventVectors, conversation: Codes, begin: Rows, human
         inferred = found
 
 
-def _open_and_answered(moves: Moves, rows: Rows, conversation: Codes, begin: Rows, humans: Rows) -> Mask:
+def _open_and_answered(moves: Moves, rows: Rows, conversation: Codes, begin: Rows, humans: Codes) -> Mask:
     """Whether, after each of rows, the state is open and a human replied since it last became so."""
     begins = begin[conversation[rows]]
     if not len(moves.place):
@@ -257,6 +257,6 @@ def _hold_times(ev: EventVectors, conversation: Codes, moves: Moves, count: int)
     running = np.append(False, is_held[:-1] & (own[1:] == own[:-1])) if len(row) else is_held
     begins = is_held & ~running
     start = np.maximum.accumulate(np.where(begins, row, 0)) if len(row) else row
-    ends = ~is_held & running
-    np.add.at(hold, own[ends], ev.at[row[ends]] - ev.at[start[ends]])
+    ends = np.flatnonzero(~is_held & running)
+    add_by_runs(hold, own[ends], ev.at[row[ends]] - ev.at[start[ends]])
     return hold

@@ -10,7 +10,7 @@ from transforms.facts import Facts
 from transforms.life_cycle import STATE_DISMISSED, STATE_RESOLVED, LifeCycles
 from transforms.statistics import ACTIVITY, OPENED, Integers, Statistics
 from transforms.turns import ANSWERED, Turns
-from transforms.vectors import NEVER, Codes, EventVectors, Mask
+from transforms.vectors import NEVER, Codes, EventVectors, Mask, chosen
 
 
 def count_statistics(
@@ -61,7 +61,7 @@ def _count_volume(
         ("bot_reply_count", ev.is_bot_reply),
     ):
         rows = np.flatnonzero(marked)
-        cells = to.cells(ACTIVITY, grid.slices_of(ev.at[rows]), ev.account[rows], ev.channel[rows])
+        cells = to.cells(ACTIVITY, grid.slices_of(ev.at.take(rows)), ev.account.take(rows), ev.channel.take(rows))
         to.count(name, cells)
         to.add(name, opened, getattr(facts, name))
         if name == "message_count":
@@ -70,8 +70,9 @@ def _count_volume(
                 ("responded_message_count", turns.is_responded),
                 ("answered_message_count", turns.outcome == ANSWERED),
             ):
-                to.count(what, cells[of_turn[turns.of_message]])
-                to.add(what, opened[turns.conversation[of_turn]], turns.message_count[of_turn])
+                to.count(what, chosen(cells, of_turn.take(turns.of_message)))
+                some = np.flatnonzero(of_turn)
+                to.add(what, opened.take(turns.conversation.take(some)), turns.message_count.take(some))
 
 
 def _count_conversations(
@@ -80,30 +81,33 @@ def _count_conversations(
     """What is counted once a conversation: at its time on the activity basis, where it opened on the other."""
     spoken = facts.has_message
 
-    def at(times: Integers, chosen: Mask) -> tuple[tuple[Integers, Integers], Integers]:
-        """Cells on both bases of the chosen conversations, and their numbers."""
-        which = np.flatnonzero(chosen)
-        cells = to.cells(ACTIVITY, grid.slices_of(times[which]), facts.account[which], facts.channel[which])
-        return (cells, opened[which]), which
+    def at(times: Integers, marked: Mask) -> tuple[tuple[Integers, Integers], Integers]:
+        """Cells on both bases of the marked conversations, and their numbers."""
+        which = np.flatnonzero(marked)
+        slices = grid.slices_of(times.take(which))
+        cells = to.cells(ACTIVITY, slices, facts.account.take(which), facts.channel.take(which))
+        return (cells, opened.take(which)), which
 
     # Conversations without a message count in proactive_count and the reply counts only.
     resolvable = facts.is_followed & (cycles.state != STATE_DISMISSED)
     both, which = at(facts.opened_at, spoken | facts.is_proactive)
     for cells in both:
-        to.count("conversation_count", cells[spoken[which]])
-        to.count("proactive_count", cells[facts.is_proactive[which]])
-        to.count("resolvable_count", cells[(spoken & resolvable)[which]])
-        to.count("resolvable_resolved_count", cells[(spoken & resolvable & (cycles.state == STATE_RESOLVED))[which]])
+        to.count("conversation_count", chosen(cells, spoken[which]))
+        to.count("proactive_count", chosen(cells, facts.is_proactive[which]))
+        to.count("resolvable_count", chosen(cells, (spoken & resolvable)[which]))
+        resolved = spoken & resolvable & (cycles.state == STATE_RESOLVED)
+        to.count("resolvable_resolved_count", chosen(cells, resolved[which]))
 
     both, which = at(facts.first_response_at, facts.first_response_at != NEVER)
     wait = (facts.first_response_at - facts.opened_at)[which]
-    assigned = (facts.assigned_at != NEVER)[which]
+    assigned = np.flatnonzero((facts.assigned_at != NEVER)[which])
     answer = (facts.first_response_at - np.maximum(facts.opened_at, facts.assigned_at))[which[assigned]]
     for cells in both:
         to.count("first_response_count", cells)
         to.add_seconds("first_response", cells, wait)
-        to.count("answer_count", cells[assigned])
-        to.add_seconds("answer", cells[assigned], answer, histogram=False)
+        some = cells.take(assigned)
+        to.count("answer_count", some)
+        to.add_seconds("answer", some, answer, histogram=False)
 
     both, which = at(facts.first_reply_at, facts.first_reply_at != NEVER)
     for cells in both:
@@ -124,14 +128,14 @@ def _count_conversations(
     both, which = at(facts.handled_at, facts.is_handled)
     for cells in both:
         to.count("handled_count", cells)
-        for name, chosen in (
+        for name, marked in (
             ("first_contact_resolution_count", facts.is_first_contact_resolution),
             ("one_touch_count", facts.is_one_touch),
             ("reopened_count", cycles.reopen_count > 0),
             ("transferred_count", facts.transfer_count > 0),
             ("escalated_count", facts.escalation_count > 0),
         ):
-            to.count(name, cells[chosen[which]])
+            to.count(name, chosen(cells, marked[which]))
 
     both, which = at(facts.rated_at, spoken & (facts.rated_at != NEVER))
     score = facts.csat_score[which]
@@ -144,10 +148,10 @@ def _count_conversations(
 def _count_turns(to: StatisticsBuilder, ev: EventVectors, turns: Turns, grid: WindowGrid, opened: Integers) -> None:
     """Reply time: of answered turns, at the turn's end, in the channel of its first message."""
     answered = np.flatnonzero(turns.outcome == ANSWERED)
-    first, end = turns.first[answered], turns.end[answered]
-    wait = ev.at[end] - ev.at[first]
-    cells = to.cells(ACTIVITY, grid.slices_of(ev.at[end]), ev.account[first], ev.channel[first])
-    for both in (cells, opened[turns.conversation[answered]]):
+    first, ended_at = turns.first.take(answered), ev.at.take(turns.end.take(answered))
+    wait = ended_at - ev.at.take(first)
+    cells = to.cells(ACTIVITY, grid.slices_of(ended_at), ev.account.take(first), ev.channel.take(first))
+    for both in (cells, opened.take(turns.conversation.take(answered))):
         to.count("answered_turn_count", both)
         to.add_seconds("reply", both, wait)
 
@@ -161,11 +165,12 @@ def _count_backlog(to: StatisticsBuilder, ev: EventVectors, cycles: LifeCycles, 
     enters = np.flatnonzero(counted)
     stays_open = counted & (cycles.state != STATE_RESOLVED) & (cycles.state != STATE_DISMISSED)
     leaves = np.flatnonzero(stays_open & (facts.leaves_at != NEVER))
-    into, out = later & (cycles.move_change > 0), later & (cycles.move_change < 0)
+    into = np.flatnonzero(later & (cycles.move_change > 0))
+    out = np.flatnonzero(later & (cycles.move_change < 0))
     for name, times, which in (
         ("backlog_in_count", facts.opened_at[enters], enters),
-        ("backlog_in_count", ev.at[row[into]], own[into]),
-        ("backlog_out_count", ev.at[row[out]], own[out]),
+        ("backlog_in_count", ev.at.take(row.take(into)), own.take(into)),
+        ("backlog_out_count", ev.at.take(row.take(out)), own.take(out)),
         ("backlog_out_count", facts.leaves_at[leaves], leaves),
     ):
         to.count(name, to.cells(ACTIVITY, grid.slices_of(times), facts.account[which], facts.channel[which]))
@@ -174,14 +179,14 @@ def _count_backlog(to: StatisticsBuilder, ev: EventVectors, cycles: LifeCycles, 
 def _count_waiting(to: StatisticsBuilder, ev: EventVectors, turns: Turns, facts: Facts, grid: WindowGrid) -> None:
     """Turns that become due and are due no more, in the channel of the turn's first message."""
     leaves = np.flatnonzero(turns.is_due & (facts.leaves_at[turns.conversation] != NEVER))
-    into, out = turns.due_change > 0, turns.due_change < 0
+    into, out = np.flatnonzero(turns.due_change > 0), np.flatnonzero(turns.due_change < 0)
     for name, times, turn in (
-        ("waiting_in_count", ev.at[turns.due_at[into]], turns.due_turn[into]),
-        ("waiting_out_count", ev.at[turns.due_at[out]], turns.due_turn[out]),
+        ("waiting_in_count", ev.at.take(turns.due_at.take(into)), turns.due_turn.take(into)),
+        ("waiting_out_count", ev.at.take(turns.due_at.take(out)), turns.due_turn.take(out)),
         ("waiting_out_count", facts.leaves_at[turns.conversation[leaves]], leaves),
     ):
-        first = turns.first[turn]
-        to.count(name, to.cells(ACTIVITY, grid.slices_of(times), ev.account[first], ev.channel[first]))
+        first = turns.first.take(turn)
+        to.count(name, to.cells(ACTIVITY, grid.slices_of(times), ev.account.take(first), ev.channel.take(first)))
 
 
 def whole_micros(seconds: np.ndarray) -> Integers:

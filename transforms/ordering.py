@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.hashing import Hashes, combine_hashes, dictionary_codes
+from transforms.hashing import Hashes, dictionary_codes, raw_values, set_bits, valid_rows
 from transforms.schema import AUTHOR_TYPES, CONTENT_COLUMNS, EVENT_TYPES
 
 Rows = npt.NDArray[np.int64]
@@ -27,12 +27,16 @@ class OrderedEvents:
     Attributes:
       rows: row numbers of the events kept, in order.
       key: number of the conversation key of each of them, ascending (int32).
+      at: occurred_at of each of them, microseconds since the epoch.
+      type: code of the event type of each of them (uint8).
       conflicts: row numbers of the conflicting duplicates, ascending.
       exact_duplicate_count: rows that repeat a kept event.
     """
 
     rows: Rows
     key: npt.NDArray[np.int32]
+    at: Rows
+    type: npt.NDArray[np.uint8]
     conflicts: Rows
     exact_duplicate_count: int
 
@@ -41,60 +45,98 @@ def order_events(events: pa.Table, key_hash: Hashes, event_hash: Hashes) -> Orde
     """Sorts a shard's events and drops the copies.
 
     Args:
-      events: columns of PARSED_EVENTS in one chunk each, n rows, all rows of every key that occurs.
+      events: columns of PARSED_EVENTS, n rows, all rows of every key that occurs.
       key_hash: n hashes of the conversation key.
       event_hash: n hashes of event_id.
 
     Returns:
       The order; kept rows + conflicts + exact duplicates = n.
     """
-    n = events.num_rows
-    if n == 0:
-        return OrderedEvents(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int64), 0)
+    if not events.num_rows:
+        nothing = np.empty(0, np.int64)
+        return OrderedEvents(nothing, np.empty(0, np.int32), nothing, np.empty(0, np.uint8), nothing, 0)
     rows, starts = _group_by_key(events, key_hash)
     key = np.cumsum(starts, dtype=np.int32) - np.int32(1)
-    kept, conflicts, exact = _drop_copies(events, rows, key, combine_hashes(key_hash, event_hash))
+    kept, conflicts, exact = _drop_copies(events, rows, key, (key_hash ^ event_hash).take(rows))
     if kept is not None:
+        # (One copy of each event stays, so no key goes.)
         rows, key = rows[kept], key[kept]
-        key = np.cumsum(np.diff(key, prepend=-1) != 0, dtype=np.int32) - np.int32(1)
-    rows = _sort_within_keys(events, rows, key)
-    return OrderedEvents(rows, key, conflicts, exact)
+    at, kind = _sort_within_keys(events, rows, key)
+    return OrderedEvents(rows, key, at, kind, conflicts, exact)
 
 
 def _sort_packed(hashes: Hashes) -> tuple[Rows, Hashes]:
-    """Row numbers sorted by the top bits of their hash, and the hashes in that order.
+    """Places sorted by the top bits of their hash, and these bits in that order.
 
-    The row number rides in the low bits, so that one sort of plain integers does it.
+    The place rides in the low bits, so that one sort of plain integers does it.
     """
     low = np.uint64((1 << len(hashes).bit_length()) - 1)
     packed = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
     packed.sort()
-    rows = (packed & low).astype(np.int64)
-    return rows, hashes[rows]
+    places = (packed & low).view(np.int64)
+    packed &= ~low
+    return places, packed
 
 
 def _group_by_key(events: pa.Table, key_hash: Hashes) -> tuple[Rows, Mask]:
-    """Brings the rows of each key together, in arrival order; marks where a key begins."""
-    rows, hashes = _sort_packed(key_hash)
-    starts = np.append(True, hashes[1:] != hashes[:-1])
-    top = np.uint64(~((1 << len(rows).bit_length()) - 1) & 0xFFFFFFFFFFFFFFFF)
-    if bool(np.any(starts[1:] & ((hashes[1:] & top) == (hashes[:-1] & top)))):
-        rows = np.argsort(key_hash, kind="stable")
-        hashes = key_hash[rows]
-        starts = np.append(True, hashes[1:] != hashes[:-1])
-    if not _share_keys(events, rows, np.flatnonzero(~starts)):
-        # Two keys share a 64-bit hash: group by the values themselves.
-        codes = _key_codes(events)
-        rows = np.argsort(codes, kind="stable")
-        starts = np.append(True, np.diff(codes[rows]) != 0)
-    return rows, starts
+    """Brings the rows of each key together, in arrival order; marks where a key begins.
+
+    What is sorted are runs of rows with the same hash: the shuffle leaves few of them.
+    """
+    count = len(key_hash)
+    is_same = key_hash[1:] == key_hash[:-1]
+    heads = np.flatnonzero(np.append(True, ~is_same))
+    hashes = key_hash[heads]
+    order, tops = _sort_packed(hashes)
+    hashes = hashes[order]
+    differs = np.append(True, hashes[1:] != hashes[:-1])
+    if bool(np.any(differs[1:] & (tops[1:] == tops[:-1]))):
+        order = np.argsort(key_hash[heads], kind="stable")
+        hashes = key_hash[heads][order]
+        differs = np.append(True, hashes[1:] != hashes[:-1])
+    first, size = heads[order], np.diff(heads, append=count)[order]
+    place = np.cumsum(size) - size
+    rows = np.repeat(first - place, size)
+    rows += np.arange(count)
+    joins = np.flatnonzero(~differs)
+    doubtful = np.flatnonzero(is_same & ~_like_the_row_before(events)) + 1
+    this = np.append(first[joins], doubtful)
+    before = np.append(first[joins - 1] + size[joins - 1] - 1, doubtful - 1)
+    if _share_keys(events, this, before):
+        starts = np.zeros(count, bool)
+        starts[place[differs]] = True
+        return rows, starts
+    # Two keys share a 64-bit hash: group by the values themselves.
+    codes = _key_codes(events)
+    rows = np.argsort(codes, kind="stable")
+    return rows, np.append(True, np.diff(codes[rows]) != 0)
 
 
-def _share_keys(events: pa.Table, rows: Rows, places: Rows) -> bool:
-    """Whether the rows at these places have the conversation key of the row before each, by value."""
-    this, before = rows[places], rows[places - 1]
+def _like_the_row_before(events: pa.Table) -> Mask:
+    """Of each row but the first whether it plainly has the key of the row before; others may have it too."""
+    account, conversation, channel, customer = (
+        _same_as_before(one_chunk(events[name])) for name in ("account_id", "conversation_id", "channel", "customer_id")
+    )
+    keyed = valid_rows(one_chunk(events["conversation_id"]))[1:]
+    return account & conversation & (keyed | (channel & customer))
+
+
+def _same_as_before(values: pa.Array) -> Mask:
+    """Of each row but the first whether it has the text of the row before; equal codes only, where there are codes."""
+    if pa.types.is_dictionary(values.type):
+        codes = dictionary_codes(values)
+        return np.asarray(codes[1:] == codes[:-1])
+    if len(values) < 2:
+        return np.empty(0, bool)
+    same = pc.equal(values.slice(1), values.slice(0, len(values) - 1)).fill_null(False)
+    valid = valid_rows(values)
+    return np.asarray(set_bits(same.buffers()[1], same.offset, len(same)) | ~(valid[1:] | valid[:-1]))
+
+
+def _share_keys(events: pa.Table, this: Rows, before: Rows) -> bool:
+    """Whether each of some rows has the conversation key of another, by value."""
     account, channel = (codes_of(events[name]) for name in ("account_id", "channel"))
-    keyed = np.asarray(one_chunk(events["conversation_id"]).is_valid())
+    keyed = valid_rows(one_chunk(events["conversation_id"]))
     same = (account[this] == account[before]) & (keyed[this] == keyed[before])
     if not same.all():
         return False
@@ -131,36 +173,37 @@ def _drop_copies(
 ) -> tuple[Mask | None, Rows, int]:
     """Decides which copies of an event stay.
 
+    Args:
+      events: the events.
+      rows: all their row numbers, by key.
+      key: number of the key of each of rows.
+      hashes: of key and event_id together, of each of rows.
+
     Returns:
       For each of rows whether it is kept (None: all are), the conflicting rows, and the number of exact duplicates.
     """
-    nothing = np.empty(0, np.int64)
-    candidates, found = _sort_packed(hashes)
-    low = np.uint64((1 << len(rows).bit_length()) - 1)
-    twins = (found[1:] | low) == (found[:-1] | low)
+    places, tops = _sort_packed(hashes)
+    twins = tops[1:] == tops[:-1]
     if not twins.any():
-        return None, nothing, 0
-    candidates = candidates[np.append(twins, False) | np.append(False, twins)]
-    key_of_row = np.empty(len(rows), np.int32)
-    key_of_row[rows] = key
-    some = events.take(pa.array(candidates))
-    group = combine_codes([key_of_row[candidates].astype(np.int64), dense_codes(some["event_id"])])
+        return None, np.empty(0, np.int64), 0
+    places = np.sort(places[np.append(twins, False) | np.append(False, twins)])
+    candidates = rows[places]
+    some = events.select(CONTENT_COLUMNS).take(pa.array(candidates))
+    group = combine_codes([key[places].astype(np.int64), dense_codes(some["event_id"])])
     content = [
         _content_rank(some, name) for name in ("occurred_at", *(c for c in CONTENT_COLUMNS if c != "occurred_at"))
     ]
     order = np.lexsort([*content[::-1], group])
-    candidates, group = candidates[order], group[order]
+    places, candidates, group = places[order], candidates[order], group[order]
     first = np.append(True, np.diff(group) != 0)
     leader = np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))
     like_leader = np.ones(len(first), bool)
     for ranks in content:
         ranked = ranks[order]
         like_leader &= ranked == ranked[leader]
-    dropped = np.zeros(len(rows), bool)
-    dropped[candidates[~first]] = True
-    conflicts = np.sort(candidates[~like_leader])
-    exact = int(np.count_nonzero(like_leader & ~first))
-    return ~dropped[rows], conflicts, exact
+    kept = np.ones(len(rows), bool)
+    kept[places[~first]] = False
+    return kept, np.sort(candidates[~like_leader]), int(np.count_nonzero(like_leader & ~first))
 
 
 def _content_rank(some: pa.Table, name: str) -> npt.NDArray[np.float64] | Rows:
@@ -186,25 +229,35 @@ def _alphabetical(words: tuple[str, ...]) -> Rows:
     return ranks
 
 
-def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) -> Rows:
-    """Sorts the rows of each key by (occurred_at, tie order, event_id)."""
-    at = np.asarray(one_chunk(events["occurred_at"]).cast(pa.int64()))[rows]
-    rank = np.asarray(one_chunk(events["event_type"]))[rows]
+def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) -> tuple[Rows, npt.NDArray[np.uint8]]:
+    """Sorts the rows of each key by (occurred_at, tie order, event_id), in place; gives these times and types."""
+    at = raw_values(one_chunk(events["occurred_at"])).take(rows)
+    rank = np.asarray(one_chunk(events["event_type"])).take(rows)
     same = key[1:] == key[:-1]
     wrong = same & ((at[1:] < at[:-1]) | ((at[1:] == at[:-1]) & (rank[1:] < rank[:-1])))
     if wrong.any():
         unsorted = np.zeros(int(key[-1]) + 1, bool)
         unsorted[key[1:][wrong]] = True
         places = np.flatnonzero(unsorted[key])
-        order = np.lexsort((rank[places], at[places], key[places]))
-        rows[places], at[places], rank[places] = rows[places][order], at[places][order], rank[places][order]
+        moved = places[_order_in_keys(key[places], at[places], rank[places])]
+        rows[places], at[places], rank[places] = rows[moved], at[moved], rank[moved]
     ties = same & (at[1:] == at[:-1]) & (rank[1:] == rank[:-1])
     if ties.any():
         places = np.flatnonzero(np.append(ties, False) | np.append(False, ties))
-        ids = dense_codes(one_chunk(events["event_id"]).take(pa.array(rows[places])))
+        ids = dense_codes(events["event_id"].take(pa.array(rows[places])))
         order = np.lexsort((ids, rank[places], at[places], key[places]))
         rows[places] = rows[places][order]
-    return rows
+    return at, rank
+
+
+def _order_in_keys(key: npt.NDArray[np.int32], at: Rows, rank: npt.NDArray[np.uint8]) -> Rows:
+    """The order by (key, at, rank) of rows that come by key; those that are equal stay in theirs."""
+    moment = ((at - at.min()) << 4) | rank
+    number = np.cumsum(np.append(False, key[1:] != key[:-1]))
+    width = int(moment.max()).bit_length()
+    if width + int(number[-1]).bit_length() < 64:
+        return np.argsort((number << width) | moment, kind="stable")
+    return np.lexsort((moment, key))
 
 
 def dense_codes(column: pa.Array | pa.ChunkedArray) -> Rows:

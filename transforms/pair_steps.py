@@ -85,7 +85,8 @@ class PairMessages(beam.PTransform):
 
     With a result before, only the keys in which something may have changed are paired, as they were and as they are:
     COUNTS and STATISTICS are differences, and instead of conversations and turns there are CHANGES (TableChange).
-    WAS_LETTERS and WAS_LATEST tell of the same keys as they were. WAKES (while growing) are (keys looked at, wakes, ends).
+    WAS_LETTERS and WAS_LATEST tell of the same keys as they were. WAKES (while growing) are the keys looked at, their
+    wakes and their ends.
     """
 
     def __init__(

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.dead_letters import conflict_letters, letters_by_reason
-from transforms.ordering import order_events
-from transforms.pairing import PairedShard, pair_messages
 from transforms.hashing import Hashes
+from transforms.ordering import one_chunk, order_events
+from transforms.pairing import PairedShard, pair_messages
 from transforms.settings import Settings
 from transforms.vectors import Rows
 
@@ -60,14 +60,12 @@ def pair_rows(shuffled: pa.Table, settings: Settings, as_of: int, grows: bool = 
       as_of: the moment up to which time has passed, microseconds.
       grows: more events may come.
     """
-    # (Where rows came from is wanted of the conflicting ones only.)
-    events = shuffled.drop_columns(["source", "source_partition", "source_row"]).combine_chunks()
-    ordered = order_events(events, *(events[name].to_numpy() for name in ("key_hash", "event_hash")))
-    at = events["occurred_at"].cast(pa.int64()).to_numpy()[ordered.rows]
+    # Dictionaries are needed in one piece each; other columns of which few rows are wanted may stay in many.
+    ordered = order_events(shuffled, *(one_chunk(shuffled[name]).to_numpy() for name in ("key_hash", "event_hash")))
     letters = conflict_letters(shuffled.take(pa.array(ordered.conflicts)))
-    paired = pair_messages(events, ordered, settings, as_of, grows)
-    latest = int(at.max()) if len(at) else None
-    return PairedRows(paired, len(at), ordered.exact_duplicate_count, latest, letters)
+    paired = pair_messages(shuffled, ordered, settings, as_of, grows)
+    latest = int(ordered.at.max()) if len(ordered.at) else None
+    return PairedRows(paired, len(ordered.at), ordered.exact_duplicate_count, latest, letters)
 
 
 def key_ends(shuffled: pa.Table, rows: PairedRows, settings: Settings) -> Ends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from transforms.settings import Settings
 from transforms.statistics import Statistics
 from transforms.tables import CONVERSATIONS, TURNS
 from transforms.turns import find_turns
-from transforms.vectors import Codes, EventVectors, Rows
+from transforms.vectors import Codes, EventVectors, Rows, chosen
 from transforms.wakes import WAKE, Wakes, find_wakes
 
 
@@ -77,7 +78,7 @@ def pair_messages(
     """Pairs messages and replies into conversations and turns.
 
     Args:
-      events: columns of PARSED_EVENTS in one chunk each; all events of every key that occurs.
+      events: columns of PARSED_EVENTS; all events of every key that occurs.
       ordered: their order, without copies.
       settings: of the run.
       as_of: the moment up to which time has passed, microseconds since the epoch; not before any event.
@@ -86,13 +87,13 @@ def pair_messages(
     Returns:
       The shard's part of every table.
     """
-    ev = EventVectors.of(events, ordered.rows, ordered.key, settings)
+    ev = EventVectors.of(events, ordered, settings)
     starts = conversation_starts(ev)
     group = np.cumsum(starts, dtype=np.int32) - np.int32(1)
     stray = _stray_events(ev, group)
     stray_count = int(np.count_nonzero(stray))
     if stray_count:
-        ev, group = ev.only(~stray), group[~stray]
+        ev, group = ev.only(~stray), chosen(group, ~stray)
     if not len(ev):
         nothing = (CONVERSATIONS.schema.empty_table(), TURNS.schema.empty_table(), Statistics.zero())
         return PairedShard(*nothing, stray_count, Growth.nothing() if grows else None)
@@ -101,7 +102,7 @@ def pair_messages(
     first_message = _first_messages(ev, conversation, len(begin))
     turns = find_turns(ev, conversation)
     cycles = follow_life_cycles(ev, conversation, begin, first_message, as_of)
-    score, duration = (_doubles(events, name)[ev.row] for name in ("score", "duration_seconds"))
+    score, duration = (_doubles(events, name, ev) for name in ("score", "duration_seconds"))
     facts = gather_facts(ev, conversation, begin, first_message, turns, cycles, score, duration, as_of)
     conversations, row_of = conversation_table(events, ev, conversation, cycles, facts)
     grid = make_grid(settings.timezone, int(ev.at.min()), max(as_of, int(ev.at.max())))
@@ -149,9 +150,9 @@ def _first_messages(ev: EventVectors, conversation: Codes, count: int) -> Rows:
     return first
 
 
-def _doubles(events: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """A column of doubles; null is NaN."""
-    return np.asarray(one_chunk(events[name]).fill_null(np.nan))
+def _doubles(events: pa.Table, name: str, ev: EventVectors) -> Callable[[Rows], npt.NDArray[np.float64]]:
+    """What gives the doubles of some places in the vectors; null is NaN."""
+    return lambda places: np.asarray(one_chunk(events[name].take(pa.array(ev.row[places])).fill_null(np.nan)))
 
 
 def _dictionary(events: pa.Table, name: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from transforms.schema import DISMISSED, HANDOFF, RATING, REOPENED, RESOLVED, WRAP_UP
-from transforms.vectors import EventVectors, Mask, Rows
+from transforms.vectors import Codes, EventVectors, Mask, Rows, chosen
 
 
 def conversation_starts(ev: EventVectors) -> Mask:
@@ -84,11 +84,12 @@ def _after_a_gap(ev: EventVectors) -> Rows:
     one too: then its first event counts.
     """
     spoken = np.flatnonzero(ev.is_spoken)
+    at, key = ev.at.take(spoken), ev.key.take(spoken)
     far = np.ones(len(spoken), bool)
-    far[1:] = (np.diff(ev.at[spoken]) > ev.limits.gap.min()) | (np.diff(ev.key[spoken]) != 0)
-    rows = spoken[far]
-    rows = rows[~ev.key_begins[rows]]
-    return rows[~ev.is_keyed[rows] | ev.limits.split_threads[ev.channel[rows - 1]]]
+    far[1:] = (np.diff(at) > ev.limits.gap.min()) | (key[1:] != key[:-1])
+    rows = chosen(spoken, far)
+    rows = chosen(rows, ~ev.key_begins.take(rows))
+    return chosen(rows, ~ev.is_keyed.take(rows) | ev.limits.split_threads[ev.channel.take(rows - 1)])
 
 
 def _gap_starts(ev: EventVectors, late: Rows, silent: Mask) -> Rows:
@@ -102,31 +103,39 @@ def _gap_starts(ev: EventVectors, late: Rows, silent: Mask) -> Rows:
     Returns:
       The rows that begin a conversation.
     """
-    late = late[~silent[late]]
+    late = chosen(late, ~silent[late])
     if not len(late):
         return late
     segment = np.flatnonzero(silent)
-    begin = segment[np.searchsorted(segment, late, side="right") - 1]
-    spoken = np.flatnonzero(ev.is_spoken)
-    last = spoken[np.maximum(np.searchsorted(spoken, late) - 1, 0)]
+    number = np.cumsum(silent, dtype=np.int32)
+    begin = segment.take(number.take(late) - 1)
+    last = np.flatnonzero(ev.is_spoken).take(np.maximum(ev.spoken_so_far.take(late) - 1, 0))
+    base = last
     # Where nobody spoke yet: after the first event, leading ratings and wrap-ups apart (they are stray).
-    counted = np.flatnonzero((ev.type != RATING) & (ev.type != WRAP_UP))
-    base = np.where((last >= begin) & (last < late), last, counted[np.searchsorted(counted, begin)])
-    over = ev.at[late] - ev.at[base] > ev.limits.gap[ev.channel[late - 1]]
-    late, begin = late[over], begin[over]
+    first = np.flatnonzero((last < begin) | (last >= late))
+    if len(first):
+        counted = np.flatnonzero((ev.type != RATING) & (ev.type != WRAP_UP))
+        base = last.copy()
+        base[first] = counted[np.searchsorted(counted, begin[first])]
+    over = np.flatnonzero(ev.at[late] - ev.at[base] > ev.limits.gap[ev.channel[late - 1]])
+    late, begin = late.take(over), begin.take(over)
     if not len(late):
         return late
     turns = np.flatnonzero(ev.ends_or_holds_turn)
     if not len(turns):
         return late
-    place = np.searchsorted(turns, late) - 1
+    place = ev.turning_so_far.take(late) - 1
     last_message = turns[np.maximum(place, 0)]
     waiting = (place >= 0) & (last_message >= begin) & ev.is_message[last_message]
-    due = waiting & (
-        (_last_before(ev.is_bot_reply, late) < last_message)
-        | (_last_before(ev.type == HANDOFF, late) > _run_begin(ev, turns, place, silent))
-    )
-    return late[~np.where(ev.is_message[late], due, waiting)]
+    # A reply begins one while no turn waits, a message while none is due.
+    is_message = ev.is_message[late]
+    joins = waiting & ~is_message
+    asks = np.flatnonzero(waiting & is_message)
+    if len(asks):
+        row, message = late[asks], last_message[asks]
+        begun = turns[_run_begins(ev, turns, number).take(place[asks])]
+        joins[asks] = (_last_before(ev.is_bot_reply, row) < message) | (_last_before(ev.type == HANDOFF, row) > begun)
+    return chosen(late, ~joins)
 
 
 def _last_before(mask: Mask, rows: Rows) -> Rows:
@@ -135,10 +144,15 @@ def _last_before(mask: Mask, rows: Rows) -> Rows:
     return marked[np.searchsorted(marked, rows) - 1]
 
 
-def _run_begin(ev: EventVectors, turns: Rows, place: Rows, silent: Mask) -> Rows:
-    """First message of the run of messages that each place of turns lies in."""
-    message = ev.is_message[turns]
-    segment = np.cumsum(silent)[turns]
+def _run_begins(ev: EventVectors, turns: Rows, number: Codes) -> Rows:
+    """The place in turns of the first message of the run of messages that each place lies in.
+
+    Args:
+      ev: the events.
+      turns: the rows that hold or end turns.
+      number: number of the segment of each event.
+    """
+    message = ev.is_message.take(turns)
+    segment = number.take(turns)
     first = message & ~np.append(False, message[:-1] & (segment[1:] == segment[:-1]))
-    begin = np.maximum.accumulate(np.where(first, np.arange(len(turns)), 0))
-    return turns[begin[np.maximum(place, 0)]]
+    return np.maximum.accumulate(first * np.arange(len(turns)))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.hashing import valid_rows
 from transforms.schema import MAX_OCCURRED_AT, TIMESTAMP
 
 Mask = npt.NDArray[np.bool_]
@@ -47,13 +48,6 @@ class Times:
     values: pa.Array
     wrong_type: Mask | None = None
     bad_time: Mask | None = None
-
-
-def valid_rows(array: pa.Array) -> Mask:
-    """Which rows of an array are not null."""
-    if array.null_count == 0:
-        return np.ones(len(array), dtype=bool)
-    return np.asarray(array.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def parse_times(array: pa.Array, digits_are_numbers: bool = False) -> Times:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.schema import DISMISSED, HANDOFF, RESOLVED
-from transforms.vectors import Codes, EventVectors, Mask, Rows
+from transforms.schema import DISMISSED, EVENT_TYPES, HANDOFF, RESOLVED
+from transforms.vectors import Codes, EventVectors, Mask, Rows, begins_of_runs, chosen
 
 ANSWERED, TURN_RESOLVED, TURN_DISMISSED, WAITING = range(4)
 OUTCOMES = ("answered", "resolved", "dismissed", "waiting")
+
+_OUTCOME_OF_TYPE = np.full(len(EVENT_TYPES), ANSWERED)
+_OUTCOME_OF_TYPE[[RESOLVED, DISMISSED]] = TURN_RESOLVED, TURN_DISMISSED
+"""The outcome of a turn by the type of the event that ends it."""
 
 
 @dataclass(frozen=True)
@@ -68,43 +72,41 @@ def find_turns(ev: EventVectors, conversation: Codes) -> Turns:
       The turns, in the order of their first messages.
     """
     rows = np.flatnonzero(ev.ends_or_holds_turn)
-    message = ev.is_message[rows]
-    own = conversation[rows]
+    message = ev.is_message.take(rows)
+    own = conversation.take(rows)
     after_message = np.append(False, message[:-1] & (own[1:] == own[:-1])) if len(rows) else message
     begins = message & ~after_message
     turn = np.cumsum(begins) - 1
-    first = rows[begins]
+    first = chosen(rows, begins)
     count = len(first)
     # The event after the run, in the same conversation, ends the turn.
-    ends = ~message & after_message
+    ends = np.flatnonzero(~message & after_message)
+    ended, end_rows = turn.take(ends), rows.take(ends)
     end = np.full(count, -1, np.int64)
-    end[turn[ends]] = rows[ends]
+    end[ended] = end_rows
     outcome = np.full(count, WAITING, np.int64)
-    kind = ev.type[end[turn[ends]]]
-    outcome[turn[ends]] = np.where(
-        kind == RESOLVED, TURN_RESOLVED, np.where(kind == DISMISSED, TURN_DISMISSED, ANSWERED)
-    )
-    of_message = turn[message]
-    turn_conversation = conversation[first]
-    new = np.append(True, np.diff(turn_conversation) != 0) if count else np.empty(0, bool)
-    begin_of = np.maximum.accumulate(np.where(new, np.arange(count), 0)) if count else np.empty(0, np.int64)
+    outcome[ended] = _OUTCOME_OF_TYPE.take(ev.type.take(end_rows))
+    message_places = np.flatnonzero(message)
+    of_message = turn.take(message_places)
+    turn_conversation = conversation.take(first)
+    begin_of = begins_of_runs(np.append(True, np.diff(turn_conversation) != 0)) if count else np.empty(0, np.int64)
 
     def while_waiting(marked: Mask) -> tuple[Rows, Rows]:
         """Marked events during a waiting turn, and the turn."""
         some = np.flatnonzero(marked)
         if not len(rows):
             return rows, rows
-        place = np.searchsorted(rows, some) - 1
+        place = ev.turning_so_far.take(some) - 1
         last = np.maximum(place, 0)
-        inside = (place >= 0) & message[last] & (own[last] == conversation[some])
-        return some[inside], turn[last[inside]]
+        inside = np.flatnonzero((place >= 0) & message.take(last) & (own.take(last) == conversation.take(some)))
+        return some.take(inside), turn.take(last.take(inside))
 
     bots, bot_turn = while_waiting(ev.is_bot_reply)
     bot = np.full(count, -1, np.int64)
     bot[bot_turn[::-1]] = bots[::-1]
     handoffs, handoff_turn = while_waiting(ev.type == HANDOFF)
     due_turn, due_at, due_change, is_due = _due_changes(
-        first, end, rows[message], of_message, bots, bot_turn, handoffs, handoff_turn
+        first, end, rows.take(message_places), of_message, bots, bot_turn, handoffs, handoff_turn
     )
     return Turns(
         conversation=turn_conversation,
@@ -142,27 +144,29 @@ def _due_changes(
     if not len(bots):
         # Without bots a turn is due from its first message to its end.
         turns = np.arange(count)
-        due_turn = np.append(turns, turns[ended])
-        due_at = np.append(first, end[ended])
-        return due_turn, due_at, np.repeat([1, -1], [count, int(ended.sum())]), ~ended
+        closed = np.flatnonzero(ended)
+        due_turn = np.append(turns, closed)
+        due_at = np.append(first, end.take(closed))
+        return due_turn, due_at, np.repeat([1, -1], [count, len(closed)]), ~ended
     # What happens in turns, in order; marking rows is faster than sorting them.
     turn_of = np.full(1 + max(int(rows[-1]) for rows in (messages, bots, handoffs) if len(rows)), -1, np.int64)
     kind_of = np.zeros(len(turn_of), np.int8)
     for code, (rows, turns) in enumerate(((messages, of_message), (bots, bot_turn), (handoffs, handoff_turn))):
         turn_of[rows], kind_of[rows] = turns, code
     at = np.flatnonzero(turn_of >= 0)
-    turn, kind = turn_of[at], kind_of[at]
+    turn, kind = turn_of.take(at), kind_of.take(at)
     begins = np.append(True, np.diff(turn) != 0)
-    handoffs_so_far = np.cumsum(kind == 2)
-    before_turn = (handoffs_so_far - (kind == 2))[np.maximum.accumulate(np.where(begins, np.arange(len(at)), 0))]
+    is_handoff = kind == 2
+    handoffs_so_far = np.cumsum(is_handoff)
+    before_turn = (handoffs_so_far - is_handoff).take(begins_of_runs(begins))
     due = (kind == 0) | (handoffs_so_far > before_turn)
     was_due = np.append(False, due[:-1]) & ~begins
-    becomes, stops = due & ~was_due, ~due & was_due
+    becomes, stops = np.flatnonzero(due & ~was_due), np.flatnonzero(~due & was_due)
     last = np.append(np.flatnonzero(begins)[1:] - 1, len(at) - 1)
     due_at_last = np.zeros(count, bool)
-    due_at_last[turn[last]] = due[last]
+    due_at_last[turn.take(last)] = due.take(last)
     closes = np.flatnonzero(ended & due_at_last)
-    due_turn = np.concatenate([turn[becomes], turn[stops], closes])
-    due_at = np.concatenate([at[becomes], at[stops], end[closes]])
-    change = np.repeat([1, -1], [int(becomes.sum()), int(stops.sum()) + len(closes)])
+    due_turn = np.concatenate([turn.take(becomes), turn.take(stops), closes])
+    due_at = np.concatenate([at.take(becomes), at.take(stops), end.take(closes)])
+    change = np.repeat([1, -1], [len(becomes), len(stops) + len(closes)])
     return due_turn, due_at, change, due_at_last & ~ended

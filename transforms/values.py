@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.hashing import dictionary_codes, valid_rows
 from transforms.schema import WORD
-from transforms.times import Mask, is_text, valid_rows
+from transforms.times import Mask, is_text
 
 ABSENT = 255
 """Code of a null."""
@@ -52,11 +53,12 @@ def as_text(array: pa.Array) -> tuple[pa.Array, Mask | None]:
     return _refused(array, pa.string())
 
 
-def as_words(array: pa.Array) -> tuple[pa.DictionaryArray, Mask | None]:
+def as_words(array: pa.Array, are_ids: bool = False) -> tuple[pa.DictionaryArray, Mask | None]:
     """Values of a text column with few distinct values, as codes into a dictionary without null or empty text.
 
     Args:
       array: as for `as_text`.
+      are_ids: the dictionary may have a text more than once: equal ids need not have equal codes.
 
     Returns:
       dictionary<int32, string> and the rows of a wrong type (None where there are none).
@@ -66,9 +68,11 @@ def as_words(array: pa.Array) -> tuple[pa.DictionaryArray, Mask | None]:
         return pa.DictionaryArray.from_arrays(pa.nulls(len(array), pa.int32()), pa.array([], pa.string())), None
     if pa.types.is_dictionary(kind) and is_text(kind.value_type):
         words = array.dictionary
-        if words.null_count == 0 and pc.count_distinct(words).as_py() == len(words):
+        empties = int(np.count_nonzero(pc.equal(pc.binary_length(words), 0).fill_null(True)))
+        is_unique = empties < 2 and (are_ids or pc.count_distinct(words).as_py() == len(words))
+        if words.null_count == 0 and is_unique:
             words = words.cast(pa.string())
-            empty = pc.index(words, "").as_py()
+            empty = pc.index(words, "").as_py() if empties else -1
             if empty < 0 and kind == WORD:
                 return array, None
             codes = array.indices.cast(pa.int32())
@@ -83,10 +87,8 @@ def codes_of(words: pa.DictionaryArray, names: tuple[str, ...]) -> npt.NDArray[n
     """Place of each word in a list of names, as uint8; UNKNOWN for others, ABSENT for null."""
     known = pc.index_in(words.dictionary, value_set=pa.array(names, pa.string()))
     table = np.append(known.fill_null(UNKNOWN).to_numpy(), ABSENT).astype(np.uint8)
-    codes = words.indices
-    if codes.null_count:
-        codes = codes.fill_null(len(table) - 1)
-    return np.asarray(table[codes.to_numpy()], dtype=np.uint8)
+    # (Null is -1, the last one.)
+    return np.asarray(table.take(dictionary_codes(words)), dtype=np.uint8)
 
 
 def as_numbers(array: pa.Array, from_text: bool = False) -> tuple[pa.Array, Mask | None]:
