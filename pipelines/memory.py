@@ -1,4 +1,4 @@
-"""Settings of a process that makes and drops large vectors all the time: freed memory is kept, garbage seldom sought."""
+"""Of a process that makes and drops large vectors again and again: freed memory is kept, garbage seldom sought."""
 
 from __future__ import annotations
 
