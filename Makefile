@@ -29,8 +29,9 @@ PIP := -m pip --disable-pip-version-check --quiet
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
 
+# Two files of tests at a time: many wait for other processes.
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 bench: $(READY)
 	$(VENV)/bin/python tests/bench_batch.py

@@ -55,6 +55,7 @@ setup(
             "nbformat>=5.11",
             "polars>=2.1,<3",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "python-crontab>=3.4",
             "pyyaml>=6",
         ],

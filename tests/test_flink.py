@@ -61,9 +61,14 @@ def cluster(jar: Path) -> Iterator[Cluster]:
     """
     strategy = {"type": "fixed-delay", "fixed-delay.attempts": 2, "fixed-delay.delay": "100ms"}
     more = {f"restart-strategy.{name}": value for name, value in strategy.items()}
-    with run_cluster(jar, more={**more, "taskmanager.memory.managed.size": "16m"}) as running:
-        yield running
-    assert not [line for line in commands().values() if str(jar) in line or "pipelines.flink" in line]
+    # What is started from here on has this in its environment; others may run a Flink at the same time.
+    mark = f"FLINK_OF_TESTS={os.getpid()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*mark.split("="))
+        with run_cluster(jar, more={**more, "taskmanager.memory.managed.size": "16m"}) as running:
+            yield running
+    left = {pid: line for pid, line in commands().items() if str(jar) in line or "pipelines.flink" in line}
+    assert not [line for pid, line in left.items() if mark in environment_of(pid)]
     assert not running.logs.exists()
 
 
@@ -138,6 +143,13 @@ def commands() -> dict[int, str]:
         with contextlib.suppress(OSError):
             found[int(folder.name)] = (folder / "cmdline").read_text(encoding="utf-8").replace("\0", " ")
     return found
+
+
+def environment_of(process: int) -> str:
+    """The environment that a process was started with; nothing where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/environ").read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def parent_of(process: int) -> int:

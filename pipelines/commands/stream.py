@@ -67,9 +67,7 @@ def _duration(name: str, default: str, sentence: str) -> Any:
     show_default=True,
     help="Where messages that are due are gone: stop, or go on with the first that there is.",
 )
-@click.option(
-    "--changes-topic", metavar="NAME", help="Topic that gets each restated KPI window, as an upsert in JSON."
-)
+@click.option("--changes-topic", metavar="NAME", help="Topic that gets each restated KPI window, as an upsert in JSON.")
 @click.option(
     "--input",
     "inputs",

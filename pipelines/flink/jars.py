@@ -54,7 +54,7 @@ def fetch_jar(cache: Path = CACHE) -> Path:
         with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as folder:
             fetch_jars(POM, Path(folder))
             whole = merge_jars(sorted(Path(folder).glob("*.jar")), Path(folder) / "whole.zip")
-            for old in cache.glob("flink-*.jar"):
+            for old in set(cache.glob("flink-*.jar")) - {jar}:
                 old.unlink()
             whole.rename(jar)
     return jar

@@ -62,7 +62,7 @@ def fetch_kafka(cache: Path = CACHE) -> Path:
         with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as folder:
             fetched = Path(folder) / "jars"
             fetch_jars(POM, fetched)
-            for old in cache.glob("kafka-*"):
+            for old in set(cache.glob("kafka-*")) - {jars}:
                 shutil.rmtree(old)
             # Whoever was faster has fetched the same.
             with contextlib.suppress(OSError):
