@@ -173,7 +173,7 @@ class Snapshot:
     def publish(self, about: Mapping[str, object] | None = None) -> Path:
         """Makes this result the one that readers see.
 
-        Tables without a file get an empty one, manifest.json is written, all is forced to disk, and one link is replaced.
+        Tables without a file get an empty one, manifest.json is written, all is forced to disk, one link is replaced.
 
         Args:
           about: what else the manifest says; JSON values.

@@ -9,22 +9,16 @@ URL is whatever Apache Beam has a file system for (gs://, s3://, hdfs://, …), 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sinks.duckdb import load_warehouse
+from sinks.file_systems import RemoteFolder, reached
 from sinks.manifest import MANIFEST, Manifest, read_manifest
 from sinks.output_folder import WAREHOUSE, current_snapshot, number_of
-from sinks.parquet import writing
 from sinks.publish import Snapshot, open_snapshot
 from transforms.errors import UserError
 from transforms.tables import TABLES
@@ -66,7 +60,7 @@ def upload(output: Path, url: str) -> Moved:
     if snapshot is None:
         raise UserError(f"Expected a result in {output}, but there is none: make one with `care-kpis batch`.")
     manifest = read_manifest(snapshot)
-    with _said_clearly(url):
+    with reached(url):
         remote = _Remote(url)
         there = remote.current()
         before = remote.manifest(there).files if there is not None and there != snapshot.name else {}
@@ -95,7 +89,7 @@ def load(url: str, output: Path) -> Moved:
     Raises:
       UserError: there is no result, a file is not what its manifest says, or the output folder has a later commit.
     """
-    with _said_clearly(url):
+    with reached(url):
         remote = _Remote(url)
         name = remote.current()
         if name is None:
@@ -136,7 +130,7 @@ def _fetch(remote: _Remote, name: str, manifest: Manifest, snapshot: Snapshot) -
                 f"Expected {remote.url}/{name}/{path} as it was published, but its checksum differs: upload it again."
             )
 
-    with _said_clearly(remote.url), ThreadPoolExecutor(_THREADS) as pool:
+    with reached(remote.url), ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(fetch, new))
     return Moved(manifest.commit_id, len(new), sum(manifest.files[path].bytes for path in new), len(names) - len(new))
 
@@ -146,35 +140,12 @@ def _table_files(manifest: Manifest) -> list[str]:
     return sorted(path for spec in TABLES for path in manifest.of_table(spec.name))
 
 
-@contextmanager
-def _said_clearly(url: str) -> Iterator[None]:
-    from apache_beam.io.filesystem import BeamIOError
-
-    try:
-        yield
-    except (BeamIOError, OSError, ValueError) as error:
-        raise UserError(
-            f"Expected to reach {url}, but it failed: {str(error).splitlines()[0] if str(error) else error!r}; check "
-            "the address, your rights, and that Beam's extra for its file system is installed."
-        ) from error
-
-
-class _Remote:
-    """The few things that are done to files at a URL."""
-
-    def __init__(self, url: str) -> None:
-        from apache_beam.io.filesystems import FileSystems
-
-        self.url = url.removeprefix("file://").rstrip("/")
-        self._systems: Any = FileSystems
+class _Remote(RemoteFolder):
+    """Results at a URL."""
 
     def current(self) -> str | None:
         """Name of the folder that readers see; None where there is none."""
-        path = f"{self.url}/{POINTER}"
-        if not self._systems.exists(path):
-            return None
-        with self._open(path) as file:
-            return str(json.loads(file.read())["folder"])
+        return str(json.loads(self.read(POINTER))["folder"]) if self.exists(POINTER) else None
 
     def manifest(self, name: str) -> Manifest:
         """The manifest of a folder."""
@@ -182,58 +153,16 @@ class _Remote:
             self.fetch(f"{name}/{MANIFEST}", Path(folder) / MANIFEST)
             return read_manifest(Path(folder))
 
-    def send(self, file: Path, name: str) -> None:
-        """Writes a file."""
-        with open(file, "rb") as source, self._create(f"{self.url}/{name}") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-
-    def fetch(self, name: str, file: Path) -> str:
-        """Reads a file; gives its SHA-256."""
-        digest = hashlib.sha256()
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with self._open(f"{self.url}/{name}") as source, open(file, "wb") as target:
-            while chunk := source.read(1 << 20):
-                digest.update(chunk)
-                target.write(chunk)
-        return digest.hexdigest()
-
-    def copy(self, pairs: list[tuple[str, str]]) -> None:
-        """Copies files there."""
-        for _, target in pairs:
-            self._make_folder(f"{self.url}/{target}")
-            if self._systems.exists(f"{self.url}/{target}"):
-                self._systems.delete([f"{self.url}/{target}"])
-        self._systems.copy([f"{self.url}/{a}" for a, _ in pairs], [f"{self.url}/{b}" for _, b in pairs])
-
     def point(self, name: str) -> None:
         """Makes a folder the one that readers see; written beside and renamed, for where writing is not atomic."""
-        waiting, path = f"{self.url}/{POINTER}.tmp", f"{self.url}/{POINTER}"
-        with self._create(waiting) as file:
+        waiting = f"{POINTER}.tmp"
+        with self.create(waiting) as file:
             file.write(json.dumps({"folder": name}).encode())
-        self._systems.rename([waiting], [path])
+        self.systems.rename([f"{self.url}/{waiting}"], [f"{self.url}/{POINTER}"])
 
     def remove_all_but(self, *names: str | None) -> None:
         """Removes folders of older results."""
-        found = [m.path for match in self._systems.match([f"{self.url}/*/{MANIFEST}"]) for m in match.metadata_list]
-        folders = {path.removesuffix(f"/{MANIFEST}") for path in found}
-        kept = {name for name in names if name is not None}
-        old = [folder for folder in sorted(folders) if os.path.basename(folder) not in kept]
+        folders = {found.removesuffix(f"/{MANIFEST}") for found in self.names(f"*/{MANIFEST}")}
+        old = sorted(folders - {name for name in names if name is not None})
         if old:
-            self._systems.delete(old)
-
-    def _open(self, path: str) -> Any:
-        from apache_beam.io.filesystem import CompressionTypes
-
-        return self._systems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-    def _create(self, path: str) -> Any:
-        from apache_beam.io.filesystem import CompressionTypes
-
-        self._make_folder(path)
-        return self._systems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-
-    def _make_folder(self, path: str) -> None:
-        """Makes the folder of a file, on a file system that has folders."""
-        if "://" not in path:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self.systems.delete([f"{self.url}/{folder}" for folder in old])

@@ -145,7 +145,13 @@ def check_golden(case: Path, folder: Path) -> None:
     for part in range(3):
         write(folder / "inbox" / f"{part}.ndjson", *lines[part::3])
     rules = StreamOptions(
-        folder / "out", settings, AT_ONCE, inputs=(str(folder / "inbox"),), until_caught_up=True, rows_a_cycle=1
+        folder / "out",
+        settings,
+        AT_ONCE,
+        inputs=(str(folder / "inbox"),),
+        format="ndjson",
+        until_caught_up=True,
+        rows_a_cycle=1,
     )
     run(rules, now=lambda: round(as_of.timestamp() * 1e6))
     assert compare({name: read_duckdb(folder / "out", name) for name in ("conversations", "turns", "kpis")}, case) == []

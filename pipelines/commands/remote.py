@@ -18,13 +18,15 @@ Examples:
   care-kpis upload output gs://bucket/care
   care-kpis upload output /mnt/share/care
 """
-_LOAD_HELP = """Fetch a result that was uploaded, and make a DuckDB file of it here.
+_LOAD_HELP = """Fetch a result that was uploaded, or what a stream on a cluster wrote; make a DuckDB file of it here.
 
-Files that are here already are not fetched again. Run it as often as you like, from a schedule too.
+Files that are here already are not fetched again, and changes of a stream that were merged are not merged again. Run it
+as often as you like, from a schedule too.
 
 \b
-Example:
+Examples:
   care-kpis load gs://bucket/care --output care
+  care-kpis load gs://bucket/stream --output live
 """
 
 
@@ -45,13 +47,30 @@ def upload(output: Path, url: str) -> None:
 @click.argument("url")
 @click.option("--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the result.")
 def load(url: str, output: Path) -> None:
-    """Says what was fetched."""
+    """Says what was fetched, or merged."""
     from pipelines.options import quieten_beam
+    from sinks.change_files import has_changes
     from sinks.remote import load as fetch
 
     quieten_beam()
+    if has_changes(url):
+        _merge(url, output)
+        return
     done = fetch(url, output)
     click.echo(
         f"Commit {done.commit_id}: {done.files:,} files fetched ({done.bytes / 1e6:,.1f} MB), {done.kept:,} kept"
     )
+    click.echo(f"DuckDB {output / 'care.duckdb'}")
+
+
+def _merge(url: str, output: Path) -> None:
+    """Merges changes, and says how many."""
+    from pipelines.unbounded.loading import load_changes
+
+    done = load_changes(url, output)
+    if not done.changes:
+        click.echo("Nothing new: the result is as it was.")
+        return
+    as_of = "no event yet" if done.as_of is None else f"as of {done.as_of:%Y-%m-%d %H:%M:%S} UTC"
+    click.echo(f"Commit {done.commit_id}: {done.changes:,} changes merged, {done.rows:,} rows, {as_of}")
     click.echo(f"DuckDB {output / 'care.duckdb'}")

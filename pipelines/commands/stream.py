@@ -41,7 +41,8 @@ class _Duration(click.ParamType):
             self.fail(f"{error}, got {value!r}.", param, ctx)
 
 
-def _duration(name: str, default: str, sentence: str) -> Any:
+def duration_option(name: str, default: str, sentence: str) -> Any:
+    """An option that takes a duration, and gives it in microseconds."""
     return click.option(name, type=_Duration(), default=default, show_default=True, metavar="TIME", help=sentence)
 
 
@@ -81,18 +82,18 @@ def _duration(name: str, default: str, sentence: str) -> Any:
 @click.option(
     "--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the results."
 )
-@_duration("--publish-every", "30s", "So often readers get what is new.")
+@duration_option("--publish-every", "30s", "So often readers get what is new.")
 @click.option("--until-caught-up", is_flag=True, help="End once all that was there is taken and published.")
-@_duration("--give-up-after", "0s", "End where Kafka does not answer for so long; 0s: never.")
+@duration_option("--give-up-after", "0s", "End where Kafka does not answer for so long; 0s: never.")
 @click.option(
     "--cycle-rows", type=click.IntRange(1), default=400_000, show_default=True, help="A cycle takes at most so many."
 )
 @click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
 @click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin.")
-@_duration("--allowed-lateness", "7d", "An event older than the watermark by more is late.")
-@_duration("--out-of-orderness", "10s", "The watermark lies so far behind the latest event of a partition.")
-@_duration("--idle-timeout", "60s", "A partition without events for so long does not hold the watermark up.")
-@_duration("--max-future", "1h", "An event further ahead of the clock is a dead letter.")
+@duration_option("--allowed-lateness", "7d", "An event older than the watermark by more is late.")
+@duration_option("--out-of-orderness", "10s", "The watermark lies so far behind the latest event of a partition.")
+@duration_option("--idle-timeout", "60s", "A partition without events for so long does not hold the watermark up.")
+@duration_option("--max-future", "1h", "An event further ahead of the clock is a dead letter.")
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65_535),
