@@ -35,6 +35,8 @@ test: $(READY)
 
 bench: $(READY)
 	$(VENV)/bin/python tests/bench_batch.py
+	$(VENV)/bin/python tests/bench_warehouse.py
+	$(VENV)/bin/python tests/bench_audit.py
 
 bench-stream: $(READY)
 	$(VENV)/bin/python tests/bench_stream.py
