@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 import duckdb
 from bench_audit import care_kpis, show
 from bench_batch import ROOT, SETTINGS, generate
+
+sys.path.insert(0, str(ROOT))
 
 from sinks.views import VIEWS
 
