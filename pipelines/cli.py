@@ -23,7 +23,7 @@ from pipelines.commands.rebuild import rebuild
 from pipelines.commands.remote import load, upload
 from pipelines.commands.replay import replay
 from pipelines.commands.report import report
-from pipelines.commands.settings_options import resolve_settings, settings_options
+from pipelines.commands.settings_options import dead_letter_rate_option, resolve_settings, settings_options
 from pipelines.commands.shell import shell
 from pipelines.commands.sql import sql
 from pipelines.commands.stream import stream
@@ -112,14 +112,7 @@ def care_kpis() -> None:
     help="Format of the input files.  [default: told by content and name]",
 )
 @settings_options
-@click.option(
-    "--max-dead-letter-rate",
-    type=click.FloatRange(0, 1),
-    default=0.10,
-    show_default=True,
-    metavar="SHARE",
-    help="Fail where more than this share of the rows cannot be used.",
-)
+@dead_letter_rate_option
 @click.option(
     "--append",
     is_flag=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from pipelines.commands.settings_options import resolve_settings
+from pipelines.commands.settings_options import config_option, resolve_settings, timezone_option
 from pipelines.commands.stream import duration_option
 from pipelines.parameters import NamedPath
 from transforms.errors import UserError
@@ -37,8 +37,8 @@ Example:
 )
 @click.option("--kafka-config", type=NamedPath(path_type=Path), metavar="FILE", help="Further settings of librdkafka.")
 @click.option("--output", required=True, metavar="URL", help="Where change files go; every worker has to see it.")
-@click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
-@click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin.")
+@config_option
+@timezone_option
 @click.option(
     "--buckets",
     type=click.IntRange(1, 65_536),

@@ -163,14 +163,14 @@ def _replace(warehouse: duckdb.DuckDBPyConnection, spec: Table, removed: pa.Tabl
     """Takes rows out of a table, by their keys, and puts others in."""
     if removed.num_rows:
         warehouse.register("removed", removed.select(list(spec.key)))
-        warehouse.execute(f"DELETE FROM {name_of(spec)} AS t USING removed AS r WHERE {_same_key(spec)}")
+        warehouse.execute(f"DELETE FROM {name_of(spec)} AS t USING removed AS r WHERE {same_key(spec)}")
         warehouse.unregister("removed")
     if added.num_rows:
         load(warehouse, spec, added.select(spec.schema.names))
 
 
-def _same_key(spec: Table) -> str:
-    """SQL that holds where t and r have the same key."""
+def same_key(spec: Table) -> str:
+    """SQL that holds where the rows t and r of a table have the same key."""
     nullable = {column.name for column in spec.columns if column.nullable}
     return " AND ".join(f"t.{name} {'IS NOT DISTINCT FROM' if name in nullable else '='} r.{name}" for name in spec.key)
 
@@ -193,11 +193,11 @@ def _as_of(run: pa.Table) -> int:
 def _restate_kpis(warehouse: duckdb.DuckDBPyConnection, change: Restatement) -> pa.Table:
     """Puts the new values of the windows in; gives the rows of kpi_changes back."""
     warehouse.register("windows_made", change.windows)
-    before = warehouse.sql(f"SELECT t.* FROM {KPI_VALUES} AS t JOIN windows_made AS r ON {_same_key(KPI_TABLE)}")
+    before = warehouse.sql(f"SELECT t.* FROM {KPI_VALUES} AS t JOIN windows_made AS r ON {same_key(KPI_TABLE)}")
     known = before.to_arrow_table()
     keys = ", ".join(f"t.{name}" for name in KPI_TABLE.key)
     earlier = warehouse.sql(
-        f"SELECT {keys}, t.revision FROM {KPI_CHANGES.name} AS t JOIN windows_made AS r ON {_same_key(KPI_TABLE)}"
+        f"SELECT {keys}, t.revision FROM {KPI_CHANGES.name} AS t JOIN windows_made AS r ON {same_key(KPI_TABLE)}"
     ).to_arrow_table()
     warehouse.unregister("windows_made")
     commit_id, committed_at = _commit_of(change.run)

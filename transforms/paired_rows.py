@@ -86,6 +86,5 @@ def key_ends(shuffled: pa.Table, rows: PairedRows, settings: Settings) -> Ends:
     np.maximum.at(ends, own, growth.ends_at)
     np.maximum.at(spoken, own, growth.last_event_at)
     # Events that belong to no conversation stay as long as any channel lets one wait.
-    longest = max(channel.max_open for channel in (settings.default, *settings.channels.values()))
-    ends = np.where(last > spoken, last + longest, ends)
+    ends = np.where(last > spoken, last + settings.longest_silence, ends)
     return keys, np.maximum(ends, last + (settings.repeat_contact or 0))

@@ -123,10 +123,6 @@ def restate(
     )
 
 
-def _longest(settings: Settings) -> int:
-    return max(channel.max_open for channel in (settings.default, *settings.channels.values()))
-
-
 def _forget(bucket: Bucket, settings: Settings, stream: StreamSettings) -> tuple[Bucket, bool]:
     """Drops the rows of keys that are silent for longer than anything to come could join them."""
     keys, until = silent_at(bucket.rows, settings)
@@ -141,7 +137,7 @@ def _forget(bucket: Bucket, settings: Settings, stream: StreamSettings) -> tuple
     new["key_hash"] = keys[gone]
     new["rows"] = sorted_rows.counts + rows_forgotten(forgotten, keys[gone])
     # Long after: a worker that begins anew may have the rows still, and its versions must not be lower than ours.
-    new["until"] = sorted_rows.last_at + 2 * _longest(settings)
+    new["until"] = sorted_rows.last_at + 2 * settings.longest_silence
     rest = forgotten[~np.isin(forgotten["key_hash"], keys[gone])]
     new = new[new["until"] + stream.allowed_lateness >= bucket.passed]
     forgotten = np.sort(np.concatenate([rest, new]), order="key_hash")

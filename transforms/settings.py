@@ -53,6 +53,11 @@ class Settings:
     timezone: str = "UTC"
     as_of: int | None = None
 
+    @property
+    def longest_silence(self) -> int:
+        """The longest max_open of any channel, microseconds."""
+        return max(channel.max_open for channel in (self.default, *self.channels.values()))
+
     def of_channel(self, channel: str) -> ChannelSettings:
         """Settings in force for a channel."""
         return self.channels.get(channel, self.default)

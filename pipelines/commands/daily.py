@@ -10,7 +10,12 @@ import rich_click as click
 
 from pipelines.commands.delivery_options import delivery_options, targets_of
 from pipelines.commands.report import LOCALES
-from pipelines.commands.settings_options import resolve_settings
+from pipelines.commands.settings_options import (
+    config_option,
+    dead_letter_rate_option,
+    resolve_settings,
+    timezone_option,
+)
 from pipelines.parameters import FORMATS, NamedPath
 from transforms.errors import UserError
 
@@ -77,16 +82,9 @@ def _range(_context: click.Context, _option: click.Parameter, text: str | None) 
 )
 @click.option("--backfill", callback=_range, metavar="FROM..TO", help="Make up for these days; delivers nothing.")
 @click.option("--require-files", is_flag=True, help="Fail where there are no files for the day.")
-@click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
-@click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin.")
-@click.option(
-    "--max-dead-letter-rate",
-    type=click.FloatRange(0, 1),
-    default=0.10,
-    show_default=True,
-    metavar="SHARE",
-    help="Fail where more than this share of the rows cannot be used.",
-)
+@config_option
+@timezone_option
+@dead_letter_rate_option
 @click.option(
     "--grown-files",
     type=click.Choice(("leave", "reread")),

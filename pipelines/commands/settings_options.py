@@ -1,4 +1,4 @@
-"""The options that every command with settings has, and the settings that they ask for."""
+"""The options that commands with settings share, and the settings that they ask for."""
 
 from __future__ import annotations
 
@@ -16,11 +16,25 @@ if TYPE_CHECKING:
     from pipelines.settings import ResolvedSettings
 
 
+config_option = click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
+timezone_option = click.option(
+    "--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin."
+)
+dead_letter_rate_option = click.option(
+    "--max-dead-letter-rate",
+    type=click.FloatRange(0, 1),
+    default=0.10,
+    show_default=True,
+    metavar="SHARE",
+    help="Fail where more than this share of the rows cannot be used.",
+)
+
+
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds --config, --timezone, --as-of and --source to a command."""
     options = (
-        click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml."),
-        click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin."),
+        config_option,
+        timezone_option,
         click.option(
             "--as-of",
             metavar="TIME",

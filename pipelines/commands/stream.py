@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import rich_click as click
 
+from pipelines.commands.settings_options import config_option, resolve_settings, timezone_option
 from pipelines.parameters import FORMATS, NamedPath
 
 _HELP = """Keep the KPIs up to date while events come in.
@@ -88,8 +89,8 @@ def duration_option(name: str, default: str, sentence: str) -> Any:
 @click.option(
     "--cycle-rows", type=click.IntRange(1), default=400_000, show_default=True, help="A cycle takes at most so many."
 )
-@click.option("--config", type=NamedPath(path_type=Path), metavar="FILE", help="Settings: a care.toml.")
-@click.option("--timezone", metavar="ZONE", help="IANA zone in which days are cut, such as Europe/Berlin.")
+@config_option
+@timezone_option
 @duration_option("--allowed-lateness", "7d", "An event older than the watermark by more is late.")
 @duration_option("--out-of-orderness", "10s", "The watermark lies so far behind the latest event of a partition.")
 @duration_option("--idle-timeout", "60s", "A partition without events for so long does not hold the watermark up.")
@@ -150,7 +151,6 @@ def stream(
     verbose: bool,
 ) -> None:
     """Runs a stream until it is stopped."""
-    from pipelines.commands.settings_options import resolve_settings
     from transforms.errors import UserError
     from transforms.stream_settings import StreamSettings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -26,7 +27,6 @@ from pipelines.stream.state import StreamState
 from pipelines.stream.store import LIVE, LiveStore
 from sinks.links import link_or_copy
 from sinks.output_folder import STATE, current_snapshot
-from transforms.errors import UserError
 from transforms.hashing import hash_conversation_keys
 from transforms.open_rows import count_rows
 from transforms.settings import Settings
@@ -89,10 +89,9 @@ def _begin_anew(store: LiveStore, published: Path, state: State, settings: Setti
     if state.stream is not None:
         begun = StreamState.from_json(json.dumps(state.stream))
     else:
-        begun = StreamState(state.settings, 0, state.as_of, state.latest, {}, state.taken, files)
-    if begun.row_files.keys() != files.keys():
-        # They were put together since (care-kpis compact).
-        begun = StreamState(**{**begun.__dict__, "row_files": files})
+        begun = StreamState(state.settings, 0, state.as_of, state.latest, {}, state.taken)
+    # (care-kpis compact may have put them together since.)
+    begun = replace(begun, row_files=files)
     tables = {"kpi_statistics": _statistics(published), "keys": _keys(folder, files, settings)}
     if settings.repeat_contact is not None:
         tables["contacts"] = _contacts(published)
@@ -119,13 +118,12 @@ def _keys(folder: Path, files: dict[str, int], settings: Settings) -> pa.Table:
     keys, place = np.unique(np.concatenate(hashes), return_inverse=True)
     latest = np.zeros(len(keys), np.int64)
     np.maximum.at(latest, place, np.concatenate(last))
-    longest = max(channel.max_open for channel in (settings.default, *settings.channels.values()))
     has_wakes = (folder / WAKES_FILE).is_file()
     wakes = load_wakes(folder / WAKES_FILE) if has_wakes else np.empty(0, WAKE)
     at = np.full(len(keys), np.iinfo(np.int64).max)
     np.minimum.at(at, np.searchsorted(keys, wakes["key_hash"]), wakes["at"])
     wake_at = pa.array(at, mask=at == np.iinfo(np.int64).max)
-    ends_at = latest + max(longest, settings.repeat_contact or 0)
+    ends_at = latest + max(settings.longest_silence, settings.repeat_contact or 0)
     return pa.table({"key_hash": keys, "wake_at": wake_at, "ends_at": ends_at})
 
 
@@ -136,13 +134,3 @@ def _contacts(published: Path) -> pa.Table:
     rows = rows.filter(pc.is_valid(rows["customer_id"])).group_by(names).aggregate([])
     hashes = hash_conversation_keys(rows["conversation_key"].to_pylist())
     return rows.select(names[1:]).append_column("key_hash", pa.array(hashes))
-
-
-def require_output(output: Path) -> None:
-    """Refuses an output folder that a stream cannot have.
-
-    Raises:
-      UserError: its live store is a file.
-    """
-    if (output / LIVE).exists() and not (output / LIVE).is_dir():
-        raise UserError(f"Expected a folder or nothing at {output / LIVE}, but it is a file: move it away.")

@@ -72,9 +72,3 @@ class CycleResult:
     ends: tuple[Hashes, np.ndarray]
     contacts: pa.Table
     messages: Sequence[tuple[str, str | None]] = ()
-
-
-SAME_WINDOW = " AND ".join(
-    f"t.{name} {'IS NOT DISTINCT FROM' if name == 'account_id' else '='} r.{name}" for name in KPI_STATISTICS.key
-)
-"""SQL that holds where t and r are of the same window."""

@@ -20,11 +20,11 @@ import pyarrow as pa
 from pipelines.growth import ROWS_FOLDER, State
 from pipelines.options import package_version
 from pipelines.settings import settings_record
-from pipelines.stream.live_tables import CHANGES, SAME_WINDOW
+from pipelines.stream.live_tables import CHANGES
 from pipelines.stream.state import StreamState
 from pipelines.stream.store import LiveStore
 from sinks.duckdb import build_warehouse
-from sinks.growing import Restatement, WarehouseCopy, grow_result
+from sinks.growing import Restatement, WarehouseCopy, grow_result, same_key
 from sinks.links import link_or_copy
 from sinks.output_folder import STATE
 from sinks.publish import Snapshot, open_snapshot
@@ -140,8 +140,9 @@ def _restatement(
     """All that is pending, as one change of the result."""
     windows = live.sql(f"SELECT DISTINCT {', '.join(WINDOW_KEY.names)} FROM touched_windows").to_arrow_table()
     live.register("touched", windows)
+    same_window = same_key(KPI_STATISTICS)
     kpis, statistics = (
-        live.sql(f"SELECT t.* FROM {name} AS t JOIN touched AS r ON {SAME_WINDOW}").to_arrow_table().cast(schema)
+        live.sql(f"SELECT t.* FROM {name} AS t JOIN touched AS r ON {same_window}").to_arrow_table().cast(schema)
         for name, schema in (("kpis", UNREVISED.schema), ("kpi_statistics", KPI_STATISTICS.schema))
     )
     facts = {spec: _net_change(live, spec, CHANGES[spec], "key_hash") for spec in (CONVERSATIONS, TURNS)}

@@ -18,9 +18,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.stream.live_tables import CHANGES, LIVE_TABLES, PENDING, SAME_WINDOW, CycleResult
+from pipelines.stream.live_tables import CHANGES, LIVE_TABLES, PENDING, CycleResult
 from pipelines.stream.state import StreamState
 from sinks.filling import said_clearly
+from sinks.growing import same_key
 from transforms.hashing import Hashes
 from transforms.tables import KPI_STATISTICS
 
@@ -112,7 +113,7 @@ class LiveStore:
         with self._transaction() as live:
             live.register("made", result.windows)
             for name, rows in (("kpi_statistics", result.kpi_statistics), ("kpis", result.kpis)):
-                live.execute(f"DELETE FROM {name} AS t USING made AS r WHERE {SAME_WINDOW}")
+                live.execute(f"DELETE FROM {name} AS t USING made AS r WHERE {same_key(KPI_STATISTICS)}")
                 self._insert(name, rows)
             live.unregister("made")
             self._insert("touched_windows", result.windows, cycle=cycle)
