@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,12 +62,15 @@ def fetch_jars(pom: Path, folder: Path) -> None:
         )
 
 
-def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Starts a program in a process group of its own (Ctrl-C is ours to handle) that is ended when we end.
 
     Args:
       command: the program and its arguments.
       log: file that gets what it says, added to its end.
+      environment: its environment variables; None for ours.
     """
 
     def start() -> subprocess.Popen[bytes]:
@@ -77,6 +80,7 @@ def start_process(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
                 start_new_session=True,
             )
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.flink.jars import FLINK_VERSION, OPENED_PACKAGES
+from pipelines.maven import free_ports, start_process
 from transforms.errors import UserError
 
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -38,13 +38,6 @@ _STEP = 0.1
 
 # Without the proxies of the environment: what we ask is on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-_DIES_WITH_PARENT = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
-    if sys.platform.startswith("linux")
-    else "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
-)
-"""A program that becomes another one, which gets SIGTERM when we end, even by SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ def run_cluster(
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flink-of-care-kpis-")))
-        port, rpc = _free_ports(2)
+        port, rpc = free_ports(2)
         settings = {**_settings(folder, port, rpc, slots, heap), **(more or {})}
         lines = (f"{name}: {value}\n" for name, value in settings.items())
         (folder / "flink-conf.yaml").write_text("".join(lines), encoding="utf-8")
@@ -191,15 +184,7 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
     """Runs a program with its own process group (Ctrl-C is ours to handle), and ends the group."""
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _DIES_WITH_PARENT, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
+    process = start_process(command, log, {**os.environ, "PYTHONPATH": path})
     try:
         yield process
     finally:
@@ -244,12 +229,3 @@ def _address(folder: Path) -> str | None:
     """Where the worker pool says that it listens."""
     said = re.search(r"^localhost:\d+$", (folder / "worker pool.log").read_text(encoding="utf-8"), re.MULTILINE)
     return said.group() if said else None
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
