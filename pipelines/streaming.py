@@ -76,6 +76,7 @@ def streaming(
     """Runs the graph until it is stopped."""
     from pipelines.kafka.settings import kafka_options
     from pipelines.options import parse_beam_options
+    from pipelines.unbounded.flink import stream_args
     from pipelines.unbounded.graph import GraphOptions
     from pipelines.unbounded.run import run
     from pipelines.unbounded.source import ReadOptions
@@ -91,7 +92,7 @@ def streaming(
     stream = StreamSettings(allowed_lateness, out_of_orderness, idle_timeout, max_future)
     read = ReadOptions(kafka_options(bootstrap_servers, topics, kafka_config), stream, poll_rows)
     options = GraphOptions(read, settings, output, buckets, shards, pair_every / 1e6, write_every / 1e6)
-    run(options, parse_beam_options(context.args), context.args)
+    run(options, parse_beam_options(stream_args(context.args)), context.args)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,10 +2,11 @@
 
     URL/stream.json                          what the stream is, written once
     URL/changes/2026-01-31/<name>.json       a manifest: the files of one change; replacing nothing, it is the commit
-    URL/files/2026-01-31/<kind>-<name>.parquet
+    URL/files/2026-01-31/<name>-<kind>.parquet
 
-Files are never changed. They are named by their content: what is written again after a failure is the same file, or
-says the same of a key with another version. A change counts once its manifest is there, and then whole.
+Files are never changed. A change is named by its content: what is written again after a failure is the same change, or
+says the same of a key with another version. It counts once its manifest is there, and then whole. No file belongs to
+two changes, so that each can be removed without the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -84,19 +86,24 @@ def write_changes(url: str, day: str, tables: Mapping[str, pa.Table]) -> str:
       Name of the manifest.
     """
     with reached(url):
-        folder, files = RemoteFolder(url), {}
-        for kind, rows in tables.items():
-            sink = pa.BufferOutputStream()
-            pq.write_table(rows, sink, compression="zstd")
-            content = sink.getvalue().to_pybytes()
-            digest = hashlib.sha256(content).hexdigest()
-            name = f"{_FILES}/{day}/{kind}-{digest[:24]}.parquet"
-            folder.put(name, content)
-            files[kind] = {"file": name, "rows": rows.num_rows, "sha256": digest}
-        said = json.dumps(files, sort_keys=True).encode()
-        manifest = f"{_CHANGES}/{day}/{hashlib.sha256(said).hexdigest()[:24]}.json"
-        folder.put(manifest, said)
+        folder, contents = RemoteFolder(url), {kind: _parquet(rows) for kind, rows in tables.items()}
+        digests = {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()}
+        name = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:24]
+        files = {}
+        for kind, content in contents.items():
+            file = f"{_FILES}/{day}/{name}-{kind}.parquet"
+            folder.put(file, content)
+            files[kind] = {"file": file, "rows": tables[kind].num_rows, "sha256": digests[kind]}
+        manifest = f"{_CHANGES}/{day}/{name}.json"
+        folder.put(manifest, json.dumps(files, sort_keys=True).encode())
     return manifest
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def list_changes(url: str) -> list[str]:
@@ -130,3 +137,32 @@ def read_changes(url: str, manifests: Sequence[str]) -> dict[str, list[pa.Table]
                 raise UserError(f"Expected {url}/{name} as it was written, but its checksum differs: write it again.")
             tables.setdefault(kind, []).append(pq.read_table(pa.BufferReader(content)))
     return tables
+
+
+def remove_changes(url: str, manifests: Sequence[str]) -> None:
+    """Removes changes, of each the files first: where it is interrupted, what is left is removed the next time.
+
+    Args:
+      url: where the stream is.
+      manifests: their names; some may be gone.
+    """
+    folder = RemoteFolder(url)
+
+    def remove(manifest: str) -> None:
+        if folder.exists(manifest):
+            files = [entry["file"] for entry in json.loads(folder.read(manifest)).values()]
+            for name in [*files, manifest]:
+                folder.remove(name)
+
+    with reached(url), ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(remove, manifests))
+
+
+def may_come_again(manifest: str, now: datetime) -> bool:
+    """Whether a change that was removed may still be written once more: a writer writes into the folder of its day.
+
+    Args:
+      manifest: its name.
+      now: the time.
+    """
+    return manifest >= f"{_CHANGES}/{now - timedelta(days=1):%Y-%m-%d}"

@@ -74,6 +74,11 @@ class RemoteFolder:
             file.write(content)
         self.systems.rename([f"{self.url}/{waiting}"], [f"{self.url}/{name}"])
 
+    def remove(self, name: str) -> None:
+        """Removes a file, unless it is gone already."""
+        if self.exists(name):
+            self.systems.delete([f"{self.url}/{name}"])
+
     def send(self, file: Path, name: str) -> None:
         """Writes a file from one of this machine."""
         with open(file, "rb") as source, self.create(name) as target:

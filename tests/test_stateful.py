@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -24,6 +25,7 @@ from pipelines.sources.blocks import Block
 from pipelines.sources.formats import read_block
 from pipelines.unbounded.loading import load_changes
 from sinks.change_files import begin_changes, write_changes
+from sinks.file_systems import RemoteFolder
 from transforms.buckets import Bucket, encode_rows
 from transforms.errors import UserError
 from transforms.events import parse_events
@@ -301,8 +303,10 @@ def check_loading(seed: int, folder: Path) -> None:
         some = changes[max(place - 2, 0) : place + size]
         for number in range(0, len(some), 7):
             write_changes(url, "2026-01-31", decode_changes(some[number : number + 7]))
-        assert load_changes(url, output).changes
+        assert load_changes(url, output, remove=seed % 2 == 1).changes
     assert load_changes(url, output).changes == 0
+    left = [path for path in (folder / "changes").rglob("*.*") if path.name != "stream.json"]
+    assert bool(left) == (seed % 2 == 0)
     with duckdb.connect(str(output / "care.duckdb"), read_only=True) as warehouse:
         for table, theirs in (("conversations", want.conversations), ("turns", want.turns), ("kpis", want.kpis)):
             ours = as_rows(warehouse.sql(f"SELECT * FROM {table}").to_arrow_table())
@@ -356,10 +360,58 @@ def test_what_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "1 changes merged" in capsys.readouterr().out
     assert main(["load", str(url), "--output", str(tmp_path / "live")]) == 0
     assert "Nothing new" in capsys.readouterr().out
-    damaged = next((url / "files").rglob("turns-*.parquet"))
+    damaged = next((url / "files").rglob("*-turns.parquet"))
     damaged.write_bytes(damaged.read_bytes()[:-9])
     assert main(["load", str(url), "--output", str(tmp_path / "anew")]) == 2
     assert "its checksum differs" in " ".join(capsys.readouterr().err.split())
+
+
+def test_changes_that_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Removed once they are in the result, however often that is interrupted; written again, they change nothing."""
+    url, live = tmp_path / "changes", tmp_path / "live"
+    begin_changes(str(url), {"settings": {"timezone": "UTC"}})
+    fired: list[Restated] = []
+    bucket, day = Bucket(), f"{datetime.now(UTC):%Y-%m-%d}"
+    changes = []
+    for name in "ab":
+        bucket = take(fired, bucket, rows_of([event(name, 1, conversation_id=name)]), START + HOUR, Settings())
+        changes.append(decode_changes(changes_of(fired[-1:], Settings())))
+
+    def files() -> int:
+        return sum(path.is_file() for path in url.rglob("*")) - 1
+
+    def conversations() -> list[str]:
+        with duckdb.connect(str(live / "care.duckdb"), read_only=True) as warehouse:
+            return sorted(key for (key,) in warehouse.sql("SELECT conversation_key FROM conversations").fetchall())
+
+    first = write_changes(str(url), day, changes[0])
+    there = files()
+    remove = RemoteFolder.remove
+    for whole in range(there):
+        asked: list[str] = []
+
+        def remove_or_die(folder: RemoteFolder, name: str, asked: list[str] = asked, whole: int = whole) -> None:
+            asked.append(name)
+            if len(asked) > whole:
+                raise RuntimeError("killed")
+            remove(folder, name)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RemoteFolder, "remove", remove_or_die)
+            with pytest.raises(RuntimeError, match="killed"):
+                load_changes(str(url), live, remove=True)
+        assert conversations() == ['[null,"a"]'] and files() == there - whole
+    assert main(["load", str(url), "--output", str(live), "--remove-loaded"]) == 0
+    assert files() == 0
+    # A worker that begins anew writes it again.
+    assert write_changes(str(url), day, changes[0]) == first
+    write_changes(str(url), day, changes[1])
+    assert load_changes(str(url), live, remove=True).changes == 1
+    assert conversations() == ['[null,"a"]', '[null,"b"]'] and files() == 0
+    capsys.readouterr()
+    assert main(["upload", str(live), str(tmp_path / "sent")]) == 0
+    assert main(["load", str(tmp_path / "sent"), "--output", str(tmp_path / "other"), "--remove-loaded"]) == 2
+    assert "expected the change files of a stream" in " ".join(capsys.readouterr().err.split())
 
 
 def test_statistics_of_windows_are_read_back() -> None:

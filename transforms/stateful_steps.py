@@ -130,14 +130,11 @@ class _PairFn(_Buffered):
         element: tuple[int, tuple[int, pa.Table]],
         new: Any = beam.DoFn.StateParam(NEW),  # noqa: B008
         flush: Any = beam.DoFn.TimerParam(FLUSH),  # noqa: B008
-        wake: Any = beam.DoFn.TimerParam(WAKE),  # noqa: B008
     ) -> None:
         watermark, rows = element[1]
         metrics.count("PairMessages", rows_in=rows.num_rows)
         new.add(watermark.to_bytes(8, "big") + encode_rows(rows))
         flush.set(self.next_flush())
-        # Should the other timer get lost, as happens on Flink: what it does is done once the watermark goes on.
-        wake.set(Timestamp(micros=(watermark // _WAKE_TICK + 1) * _WAKE_TICK))
 
     @on_timer(FLUSH)
     def flush(

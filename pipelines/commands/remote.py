@@ -7,6 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from pipelines.parameters import NamedPath
+from transforms.errors import UserError
 
 _UPLOAD_HELP = """Put a result where other machines find it.
 
@@ -26,7 +27,7 @@ as often as you like, from a schedule too.
 \b
 Examples:
   care-kpis load gs://bucket/care --output care
-  care-kpis load gs://bucket/stream --output live
+  care-kpis load gs://bucket/stream --output live --remove-loaded
 """
 
 
@@ -46,7 +47,10 @@ def upload(output: Path, url: str) -> None:
 @click.command(help=_LOAD_HELP)
 @click.argument("url")
 @click.option("--output", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Folder for the result.")
-def load(url: str, output: Path) -> None:
+@click.option(
+    "--remove-loaded", is_flag=True, help="Remove a stream's changes once they are merged: no other result needs them."
+)
+def load(url: str, output: Path, remove_loaded: bool) -> None:
     """Says what was fetched, or merged."""
     from pipelines.options import quieten_beam
     from sinks.change_files import has_changes
@@ -54,8 +58,13 @@ def load(url: str, output: Path) -> None:
 
     quieten_beam()
     if has_changes(url):
-        _merge(url, output)
+        _merge(url, output, remove_loaded)
         return
+    if remove_loaded:
+        raise UserError(
+            f"--remove-loaded: expected the change files of a stream at {url}, got an uploaded result, which has none: "
+            "leave it out."
+        )
     done = fetch(url, output)
     click.echo(
         f"Commit {done.commit_id}: {done.files:,} files fetched ({done.bytes / 1e6:,.1f} MB), {done.kept:,} kept"
@@ -63,11 +72,11 @@ def load(url: str, output: Path) -> None:
     click.echo(f"DuckDB {output / 'care.duckdb'}")
 
 
-def _merge(url: str, output: Path) -> None:
+def _merge(url: str, output: Path, remove: bool) -> None:
     """Merges changes, and says how many."""
     from pipelines.unbounded.loading import load_changes
 
-    done = load_changes(url, output)
+    done = load_changes(url, output, remove)
     if not done.changes:
         click.echo("Nothing new: the result is as it was.")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.options import package_version
 from pipelines.unbounded.merging import Known, Merged, merge_changes
-from sinks.change_files import about_changes, list_changes, read_changes
+from sinks.change_files import about_changes, list_changes, may_come_again, read_changes, remove_changes
 from sinks.duckdb import build_warehouse
 from sinks.facts import part_name
 from sinks.filling import load, said_clearly
@@ -64,12 +64,13 @@ class Loaded:
     as_of: datetime | None
 
 
-def load_changes(url: str, output: Path) -> Loaded:
+def load_changes(url: str, output: Path, remove: bool = False) -> Loaded:
     """Merges the changes of a stream that are not in a result yet into it.
 
     Args:
       url: where `python -m pipelines.streaming` writes.
       output: the output folder; nothing else may write to it.
+      remove: remove the changes that are in the published result; for the one result that is made of them.
 
     Raises:
       UserError: there is no stream at the URL, a file is damaged, or the output folder has another result.
@@ -81,14 +82,24 @@ def load_changes(url: str, output: Path) -> Loaded:
         listed = list_changes(url)
         new = sorted(set(listed) - set(taken))
         if not new:
+            _remove(url, listed, remove)
             return Loaded(snapshot.commit_id - 1, 0, 0, None)
         warehouse = None if snapshot.previous is None else snapshot.previous_file(WAREHOUSE)
         merged = merge_changes(known, read_changes(url, new), warehouse)
         run = _run(snapshot, merged, about, started)
         _write(snapshot, merged, run, about["settings"]["timezone"])
-        _remember(snapshot, url, [*(name for name in taken if name in set(listed)), *new], merged.known)
+        now, there = datetime.now(UTC), set(listed)
+        kept = (name for name in taken if name in there or may_come_again(name, now))
+        _remember(snapshot, url, [*kept, *new], merged.known)
         snapshot.publish()
+        # Not before: should this process die, all that is listed is either there still or in the result.
+        _remove(url, listed, remove)
     return Loaded(snapshot.commit_id, len(new), int(run["rows_read_count"]), run["as_of"])
+
+
+def _remove(url: str, listed: Sequence[str], remove: bool) -> None:
+    if remove:
+        remove_changes(url, listed)
 
 
 def _remembered(snapshot: Snapshot, url: str) -> tuple[list[str], Known]:

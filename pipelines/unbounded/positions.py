@@ -1,4 +1,4 @@
-"""How far a source has come in all its partitions, and what time it is by that: its restriction in Beam."""
+"""How far a source has come in all its partitions, and what time it is by that: its one restriction, and its state."""
 
 from __future__ import annotations
 
@@ -57,12 +57,10 @@ class Positions:
     Attributes:
       partitions: by topic and partition, "care-events/3".
       watermark: events to come are taken not to be older, microseconds; it never goes back.
-      is_done: nothing is to be read of this any more; another restriction goes on.
     """
 
     partitions: Mapping[str, PartitionPosition] = field(default_factory=dict)
     watermark: int = 0
-    is_done: bool = False
 
     def at(self, now: float, stream: StreamSettings) -> Positions:
         """With the watermark that follows: the least of the partitions that are not idle.
@@ -80,7 +78,7 @@ class Positions:
         return replace(self, watermark=max(self.watermark, least))
 
     def to_bytes(self) -> bytes:
-        """For the coder."""
+        """For the state of the source."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     @staticmethod

@@ -14,10 +14,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
+from apache_beam.coders import BytesCoder
 from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.utils.timestamp import Timestamp
 
 from pipelines.kafka.client import Client, Place, Topic
 from pipelines.kafka.faults import BrokerAway, LostOffsets
@@ -26,7 +28,6 @@ from pipelines.kafka.reading import Chunk, read_ranges
 from pipelines.kafka.settings import KafkaOptions
 from pipelines.unbounded.merging import PROGRESS, PROGRESS_KIND
 from pipelines.unbounded.positions import PartitionPosition, Positions
-from pipelines.unbounded.restriction import PositionsProvider
 from transforms import metrics
 from transforms.errors import UserError
 from transforms.events import parse_events
@@ -43,10 +44,6 @@ _LOGGER = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TOPICS = 1.0
 _SECONDS_OF_A_BUNDLE = 0.2
 _SECONDS_WITHOUT_ROWS = 0.1
-
-
-_PROVIDER = PositionsProvider()
-_ESTIMATOR = ManualWatermarkEstimator.default_provider()
 
 
 class _Clients:
@@ -93,37 +90,50 @@ class ReadEvents(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> Any:
         """Applies the step."""
         read = beam.ParDo(_ReadFn(self._options)).with_outputs(CHANGES, main="events")
-        return pipeline | "Start" >> beam.Create([b""]) | "Read" >> read
+        start = pipeline | "Start" >> beam.Create([(b"", b"")]).with_output_types(tuple[bytes, bytes])
+        return start | "Read" >> read
 
 
 class _ReadFn(beam.DoFn):
+    """Reads in a loop of timers.
+
+    Not as a splittable DoFn: what each bundle of one leaves to be read, Beam's runner for Flink keeps for ever. The
+    input of this step is one element at the beginning of time and has ended, so a timer of event time fires as soon as
+    it is set; until then it holds the watermark of the output at its own time, which is that of the source.
+    """
+
+    POSITIONS = ReadModifyWriteStateSpec("positions", BytesCoder())
+    NEXT = TimerSpec("next", TimeDomain.WATERMARK)
+
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
 
-    @beam.DoFn.unbounded_per_element()
-    def process(
+    def process(self, element: tuple[bytes, bytes], again: Any = beam.DoFn.TimerParam(NEXT)) -> None:  # noqa: B008
+        """Begins."""
+        again.set(Timestamp(0))
+
+    @on_timer(NEXT)
+    def read(
         self,
-        element: bytes,
-        tracker: Any = beam.DoFn.RestrictionParam(_PROVIDER),  # noqa: B008
-        estimator: Any = beam.DoFn.WatermarkEstimatorParam(_ESTIMATOR),  # noqa: B008
+        state: Any = beam.DoFn.StateParam(POSITIONS),  # noqa: B008
+        again: Any = beam.DoFn.TimerParam(NEXT),  # noqa: B008
     ) -> Iterator[Any]:
-        """Polls for a moment, and hands on the rest."""
-        until = time.monotonic() + _SECONDS_OF_A_BUNDLE
+        """Polls for a moment."""
+        saved, until = state.read(), time.monotonic() + _SECONDS_OF_A_BUNDLE
+        positions = Positions() if saved is None else Positions.from_bytes(saved)
         while True:
-            positions = tracker.current_restriction()
-            if positions.is_done:
-                return
             polled = _poll_if_there(self._options, positions)
-            if not tracker.try_claim(polled.positions):
-                return
             moment = Timestamp(micros=positions.watermark)
             for name, value in polled.outputs():
                 stamped = TimestampedValue(value, moment)
                 yield TaggedOutput(name, stamped) if name else stamped
-            estimator.set_watermark(Timestamp(micros=polled.positions.watermark))
+            positions = polled.positions
             if not polled.rows or time.monotonic() > until:
-                tracker.defer_remainder(Duration(seconds=0 if polled.rows else _SECONDS_WITHOUT_ROWS))
-                return
+                break
+        if not polled.rows:
+            time.sleep(_SECONDS_WITHOUT_ROWS)
+        state.write(positions.to_bytes())
+        again.set(Timestamp(micros=positions.watermark))
 
 
 @dataclass(frozen=True)
