@@ -11,11 +11,14 @@ other     first response time per channel and hour alone, in another engine and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import resource
 import shutil
+import stat
 import statistics
 import subprocess
 import sys
@@ -41,7 +44,7 @@ from pipelines.stream.live_tables import CycleResult
 from pipelines.stream.publishing import Published
 from pipelines.stream.run import StreamOptions, Watcher, run
 from pipelines.stream.sources import Taking
-from pipelines.stream.store import LiveStore
+from pipelines.stream.store import LIVE, LiveStore
 from transforms.settings import DAY, Settings
 from transforms.stream_settings import StreamSettings
 
@@ -86,7 +89,7 @@ def produce(kafka: KafkaOptions, files: Path, *more: str) -> subprocess.Popen[by
     )
 
 
-def bench_backlog(broker: Broker, folder: Path, quick: bool) -> None:
+def bench_backlog(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
     """Rows a second of what waits in a topic."""
     events = 1_000_000 if quick else 4_000_000
     write_events(folder / "events", events=events, seed=1, format="ndjson", files=4)
@@ -96,19 +99,20 @@ def bench_backlog(broker: Broker, folder: Path, quick: bool) -> None:
     run(StreamOptions(folder / "out", Settings(), ALL_READ, kafka, until_caught_up=True), notes)
     ended = time.time()
     taken = [commit for commit in notes.commits if commit[1]]
-    seconds = taken[-1][0] - (taken[0][0] - taken[0][2])
-    say("backlog", f"{events:,} events of {MESSAGE_BYTES} bytes: {events / seconds:,.0f}/s to committed results")
+    took = taken[-1][0] - (taken[0][0] - taken[0][2])
+    say("backlog", f"{events:,} events of {MESSAGE_BYTES} bytes: {events / took:,.0f}/s to committed results")
     say("", f"{ended - began:.1f} s from start to end, publishing included; {len(taken)} cycles")
 
 
-def bench_latency(broker: Broker, folder: Path, quick: bool) -> None:
+def bench_latency(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
     """From the time in an event to its commit."""
+    seconds = seconds or (40 if quick else 195)
     for rate in (5_000, 20_000):
-        seconds = 40 if quick else 195
         write_events(folder / f"at {rate}", events=rate * seconds, seed=2, format="ndjson", files=4)
         kafka, notes = topic(broker, f"rate-{rate}"), Notes()
         run_for(kafka, folder / f"out {rate}", folder / f"at {rate}", rate, seconds, notes)
-        waits, cycles = latencies(kafka, notes), [commit[2] for commit in notes.commits if commit[1]]
+        _, waits = latencies(kafka, notes)
+        cycles = [commit[2] for commit in notes.commits if commit[1]]
         p50, p99 = np.percentile(waits, [50, 99])
         say(f"{rate:,}/s", f"produced to committed: p50 {p50:.2f} s, p99 {p99:.2f} s, {len(waits):,} events")
         say("", f"a cycle: p50 {statistics.median(cycles):.2f} s; publishes: {max(notes.publishes):.1f} s at most")
@@ -134,21 +138,23 @@ def run_for(kafka: KafkaOptions, output: Path, files: Path, rate: int, seconds: 
     sending.join()
 
 
-def latencies(kafka: KafkaOptions, notes: Notes) -> np.ndarray:
-    """Seconds from the time in each event to its commit, those sent in the first seconds apart."""
+def latencies(kafka: KafkaOptions, notes: Notes) -> tuple[np.ndarray, np.ndarray]:
+    """When each event was committed, and how many seconds after its own time; those of the first seconds apart."""
     everything = {place: (found.low, found.high) for place, found in Client(kafka).offsets().items()}
-    sent: dict[str, np.ndarray] = {}
+    chunks: dict[str, list[np.ndarray]] = {}
     for chunk in read_ranges(kafka, everything):
-        moments = [moment_of(value) for value in chunk.values if value is not None]
-        name = f"{chunk.topic}/{chunk.partition}"
-        sent[name] = np.concatenate([sent.get(name, np.empty(0)), moments])
+        moments = np.array([moment_of(value) for value in chunk.values if value is not None])
+        chunks.setdefault(f"{chunk.topic}/{chunk.partition}", []).append(moments)
+    sent = {name: np.concatenate(parts) for name, parts in chunks.items()}
     first = min(moments[0] for moments in sent.values()) + WARM_UP_SECONDS
-    waits = [
-        at - sent[name][start:stop][sent[name][start:stop] >= first]
-        for at, _, _, ranges in notes.commits
-        for name, (start, stop) in ranges.items()
-    ]
-    return np.concatenate(waits)
+    at, waits = [], []
+    for moment, _, _, ranges in notes.commits:
+        for name, (start, stop) in ranges.items():
+            within = sent.get(name, np.empty(0))[start:stop]
+            within = within[within >= first]
+            at.append(np.full(len(within), moment))
+            waits.append(moment - within)
+    return np.concatenate(at), np.concatenate(waits)
 
 
 def moment_of(value: bytes) -> float:
@@ -156,7 +162,7 @@ def moment_of(value: bytes) -> float:
     return datetime.fromisoformat(json.loads(value)["occurred_at"]).timestamp()
 
 
-def bench_state(broker: Broker, folder: Path, quick: bool) -> None:
+def bench_state(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
     """What a cycle costs with nothing carried, and with many open rows."""
     carried = 1_000_000 if quick else 5_000_000
     write_events(folder / "new", events=100_000, seed=3, format="ndjson", files=10, days=10)
@@ -179,12 +185,12 @@ def bench_state(broker: Broker, folder: Path, quick: bool) -> None:
     say("", f"{found[1] / found[0]:.2f} times")
 
 
-def bench_idle(broker: Broker, folder: Path, quick: bool) -> None:
+def bench_idle(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
     """CPU of a stream without anything to do."""
     kafka, notes = topic(broker, "idle", 12), Notes()
     write_events(folder / "few", events=1_000, seed=5, format="ndjson")
     assert produce(kafka, folder / "few").wait() == 0
-    seconds = 20 if quick else 60
+    seconds = seconds or (20 if quick else 60)
     used: list[float] = []
 
     def watch() -> None:
@@ -202,30 +208,104 @@ def bench_idle(broker: Broker, folder: Path, quick: bool) -> None:
     say("idle", f"{used[0]:.1%} of a core, 12 partitions")
 
 
-def bench_soak(broker: Broker, folder: Path, quick: bool) -> None:
-    """Memory and files over time."""
-    seconds = 120 if quick else 1_800
+@dataclass(frozen=True)
+class Look:
+    """What a stream takes up at some moment.
+
+    Attributes:
+      at: the moment, seconds since the epoch.
+      megabytes: resident memory of its processes, and that of it which no file stands behind.
+      output, live: number and megabytes of files in its output folder, and in its live store.
+    """
+
+    at: float
+    megabytes: tuple[int, int]
+    output: tuple[int, int]
+    live: tuple[int, int]
+
+
+def look_at(output: Path) -> Look:
+    """What the stream of this process takes up."""
+    folders = {True: [0, 0], False: [0, 0]}
+    # (Files and folders go while they are looked at.)
+    for folder, _, names in os.walk(output):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(folder, name))
+                if stat.S_ISREG(found.st_mode):
+                    of = folders[LIVE in Path(folder).parts]
+                    of[0] += 1
+                    # A file with several names takes up its room once.
+                    of[1] += found.st_size // found.st_nlink
+    output_files, live_files = ((count, size >> 20) for count, size in (folders[False], folders[True]))
+    memory = [resident(process) for process in stream_processes()]
+    megabytes = sum(whole for whole, _ in memory), sum(alone for _, alone in memory)
+    return Look(time.time(), megabytes, output_files, live_files)
+
+
+def stream_processes() -> list[str]:
+    """This process, in which the stream runs, and those that it has for its stream; not Kafka, nor the producer."""
+    children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
+    ours = ["self"]
+    for child in children:
+        with contextlib.suppress(OSError):
+            if b"pipelines.stream" in Path("/proc", child, "cmdline").read_bytes():
+                ours.append(child)
+    return ours
+
+
+def resident(process: str) -> tuple[int, int]:
+    """Megabytes of memory that a process has, and those of it that no file stands behind."""
+    try:
+        lines = Path("/proc", process, "status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    whole, alone = (sum(int(line.split()[1]) for line in lines if line.startswith(n)) for n in ("VmRSS", "RssAnon"))
+    return whole >> 10, alone >> 10
+
+
+def bench_soak(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
+    """Memory, files and latency over time."""
+    seconds = seconds or (120 if quick else 1_800)
     write_events(folder / "soak", events=5_000 * seconds, seed=6, format="ndjson", files=16)
-    kafka, notes, seen = topic(broker, "soak"), Notes(), []
+    kafka, notes, output = topic(broker, "soak"), Notes(), folder / "out soak"
+    looks: list[Look] = []
 
     def look() -> None:
-        while not notes.stop.wait(seconds / 10):
-            rows = [
-                int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line
-            ]
-            files = sum(1 for path in (folder / "out soak").rglob("*") if path.is_file())
-            seen.append((rows[0] >> 10, files, notes.commits[-1][2] if notes.commits else 0.0))
+        while not notes.stop.wait(seconds / 60):
+            if notes.commits:
+                looks.append(look_at(output))
 
     looking = threading.Thread(target=look)
     looking.start()
-    run_for(kafka, folder / "out soak", folder / "soak", 5_000, seconds, notes)
+    run_for(kafka, output, folder / "soak", 5_000, seconds, notes)
     looking.join()
-    say("soak", f"{seconds} s at 5,000 events/s; every tenth of it: resident MB, files, seconds of the last cycle")
-    for memory, files, cycle in seen:
-        say("", f"{memory:,} MB   {files} files   {cycle:.2f} s")
+    say("soak", f"{seconds} s at 5,000 events/s; each tenth of it, memory and files the most that was seen")
+    at, waits = latencies(kafka, notes)
+    first = looks[0].at
+    for part in range(10):
+        begin, end = (first + seconds * place / 10 for place in (part, part + 1))
+        some = [each for each in looks if begin <= each.at < end]
+        cycles = [commit[2] for commit in notes.commits if commit[1] and begin <= commit[0] < end]
+        within = waits[(begin <= at) & (at < end)]
+        if not some or not cycles or not len(within):
+            continue
+        p50, p99 = np.percentile(within, [50, 99])
+        memory, result, live = (max(getattr(each, name) for each in some) for name in ("megabytes", "output", "live"))
+        say(
+            f"{begin - first:,.0f} s",
+            f"{memory[0]:,} MB resident, {memory[1]:,} of them anonymous; output {result[0]} files, {result[1]:,} MB; "
+            f"live store {live[0]} files, {live[1]:,} MB; a cycle {statistics.median(cycles):.2f} s; "
+            f"p50 {p50:.2f} s, p99 {p99:.2f} s",
+        )
+    some = [looks[place].megabytes for place in (len(looks) // 10, len(looks) // 2, len(looks) - 1)]
+    told = ", ".join(f"{whole:,} MB ({alone:,})" for whole, alone in some)
+    say("", f"resident (anonymous) at the start, in the middle and at the end: {told}")
+    p50, p99 = np.percentile(waits, [50, 99])
+    say("", f"of all: p50 {p50:.2f} s, p99 {p99:.2f} s, {len(waits):,} events; {len(notes.publishes)} publishes")
 
 
-def bench_other(broker: Broker, folder: Path, quick: bool) -> None:
+def bench_other(broker: Broker, folder: Path, quick: bool, seconds: int | None) -> None:
     """One number only, in another engine; ours has all of them."""
     from bench_stream_other import measure
 
@@ -237,12 +317,12 @@ def bench_other(broker: Broker, folder: Path, quick: bool) -> None:
     say("other", f"{found.engine}: {found.events_per_second:,.0f}/s, first response time per channel and hour only")
     run(StreamOptions(folder / "out", Settings(), ALL_READ, kafka, until_caught_up=True), notes)
     taken = [commit for commit in notes.commits if commit[1]]
-    seconds = taken[-1][0] - (taken[0][0] - taken[0][2])
-    say("", f"care-kpis: {events / seconds:,.0f}/s, every KPI, committed")
+    took = taken[-1][0] - (taken[0][0] - taken[0][2])
+    say("", f"care-kpis: {events / took:,.0f}/s, every KPI, committed")
 
 
 MESSAGE_BYTES = 280
-PARTS: dict[str, Callable[[Broker, Path, bool], None]] = {
+PARTS: dict[str, Callable[[Broker, Path, bool, int | None], None]] = {
     "backlog": bench_backlog,
     "latency": bench_latency,
     "state": bench_state,
@@ -268,6 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=[*PARTS, []], help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, rough figures")
+    parser.add_argument("--seconds", type=int, metavar="N", help="of latency, idle and soak, instead of their own")
     given = parser.parse_args()
     quieten_beam()
     names = ("apache-beam", "confluent-kafka", "duckdb", "pyarrow")
@@ -279,7 +360,7 @@ def main() -> None:
     try:
         with Broker(folder / "kafka", heap_megabytes=400) as broker:
             for part in given.parts or [name for name in PARTS if name != "soak"]:
-                PARTS[part](broker, folder / part, given.quick)
+                PARTS[part](broker, folder / part, given.quick, given.seconds)
                 shutil.rmtree(folder / part, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -32,8 +32,10 @@ AT_ONCE = StreamSettings(
 """Nothing is late, and once all is read time has passed up to the clock."""
 
 
-def stream(folder: Path, output: Path, settings: Settings, now: int, rules: StreamSettings = AT_ONCE) -> None:
-    """Takes the files of a folder, one a cycle, until there are no more."""
+def stream(
+    folder: Path, output: Path, settings: Settings, now: int, rules: StreamSettings = AT_ONCE, between: float = 0
+) -> None:
+    """Takes the files of a folder, one a cycle, until there are no more; publishes at the end and every so often."""
     given = StreamOptions(
         output,
         settings,
@@ -41,7 +43,7 @@ def stream(folder: Path, output: Path, settings: Settings, now: int, rules: Stre
         inputs=(str(folder),),
         until_caught_up=True,
         rows_a_cycle=1,
-        seconds_between_publishes=0,
+        seconds_between_publishes=between,
     )
     run(given, now=lambda: now)
 
@@ -83,7 +85,8 @@ def check_world(seed: int, folder: Path) -> None:
     for number, file in enumerate(files):
         shutil.copy(file, moved[number])
         if rng.random() < 0.5 or number == len(files) - 1:
-            stream(inbox, folder / "streamed", settings, now if number == len(files) - 1 else now - 10 * DAY)
+            at = now if number == len(files) - 1 else now - 10 * DAY
+            stream(inbox, folder / "streamed", settings, at, between=rng.choice((0, 1_000)))
             if rng.random() < 0.3:
                 shutil.rmtree(folder / "streamed" / LIVE)
     batch(moved, folder / "whole", replace(settings, as_of=now))
@@ -105,7 +108,8 @@ def check_late_world(seed: int, folder: Path) -> None:
     inbox.mkdir()
     for number, file in enumerate(files):
         shutil.copy(file, inbox)
-        stream(inbox, folder / "streamed", settings, now if number == len(files) - 1 else 0, rules)
+        at = now if number == len(files) - 1 else 0
+        stream(inbox, folder / "streamed", settings, at, rules, between=rng.choice((0, 1_000)))
     with duckdb.connect(str(folder / "streamed" / "care.duckdb"), read_only=True) as warehouse:
         late = warehouse.sql("SELECT source, source_row FROM late_events").fetchall()
         sums = "rows_read_count - events_kept_count - dead_letter_count - exact_duplicate_count - late_event_count"

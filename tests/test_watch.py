@@ -174,8 +174,9 @@ def test_a_day_without_events_has_those_who_still_wait(streamed: Streamed) -> No
     with LiveStore(streamed.output) as store, store.cursor() as live:
         live.execute("SET TimeZone = 'UTC'")
         later = datetime.fromisoformat(streamed.status["watermark"]) + timedelta(days=3)
-        told = today(live, streamed.settings.timezone, round(later.timestamp() * 1e6))
-        nothing = today(live, streamed.settings.timezone, 0)
+        rows = store.recent.all_rows(live)
+        told = today(live, rows, streamed.settings.timezone, round(later.timestamp() * 1e6))
+        nothing = today(live, rows, streamed.settings.timezone, 0)
     before = {row["channel"]: row for row in streamed.status["today"]["kpis"]}
     waiting = {row["channel"]: row["backlog_count"] for row in told["kpis"]}
     assert waiting == {name: row["backlog_count"] for name, row in before.items() if name in waiting}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +24,49 @@ from pipelines.growth import (
     load_state,
     settings_of_state,
 )
-from pipelines.stream.publishing import KEYS_FILE, publish_nothing
+from pipelines.stream.restating import KEYS_FILE, publish_nothing
 from pipelines.stream.state import StreamState
 from pipelines.stream.store import LIVE, LiveStore
 from sinks.links import link_or_copy
-from sinks.output_folder import STATE, current_snapshot
+from sinks.output_folder import LOCK, STATE, current_snapshot, take_lock
+from transforms.errors import UserError
 from transforms.hashing import hash_conversation_keys
 from transforms.open_rows import count_rows
 from transforms.settings import Settings
 from transforms.tables import CONVERSATIONS, KPI_STATISTICS
 from transforms.wakes import WAKE, load_wakes
+
+_SECONDS_TO_NOTICE = 10.0
+
+
+def take_over(output: Path) -> int:
+    """Locks an output folder; gives the descriptor of the lock.
+
+    A stream that was killed leaves the process that publishes for it, which ends as soon as it notices: so long is
+    waited.
+
+    Raises:
+      UserError: somebody else writes to it.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_NOTICE
+    while True:
+        try:
+            return take_lock(output)
+        except UserError:
+            if time.monotonic() > deadline or not _is_of_the_dead(output / LOCK):
+                raise
+            time.sleep(0.05)
+
+
+def _is_of_the_dead(lock: Path) -> bool:
+    """Whether the process that a lock names is gone."""
+    try:
+        os.kill(int(lock.read_text(encoding="ascii")), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) -> LiveStore:
@@ -55,8 +90,8 @@ def begin_stream(output: Path, settings: Settings, tell: Callable[[str], None]) 
     check_settings(state, settings)
     store = _opened(output, tell)
     cycle = 0 if state.stream is None else StreamState.from_json(json.dumps(state.stream)).cycle
-    is_ours = store.state is not None and state.stream is not None and store.state.cycle >= cycle
-    if store.state is not None and is_ours:
+    is_ours = store.is_whole() and state.stream is not None
+    if is_ours and store.state is not None and store.state.cycle >= cycle:
         store.forget_pending(cycle)
         return store
     try:
@@ -91,7 +126,7 @@ def _begin_anew(store: LiveStore, published: Path, state: State, settings: Setti
     else:
         begun = StreamState(state.settings, 0, state.as_of, state.latest, {}, state.taken)
     # (care-kpis compact may have put them together since.)
-    begun = replace(begun, row_files=files)
+    begun = replace(begun, row_files=files, pending=())
     tables = {"kpi_statistics": _statistics(published), "keys": _keys(folder, files, settings)}
     if settings.repeat_contact is not None:
         tables["contacts"] = _contacts(published)

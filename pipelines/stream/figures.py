@@ -100,8 +100,7 @@ class Figures(Watcher):
 
     def began(self, store: LiveStore) -> None:
         """Takes what there is."""
-        with store.cursor() as live:
-            pending = live.execute("SELECT count(*) FROM cycles").fetchall()[0][0]
+        pending = 0 if store.state is None else len(store.state.pending)
         with self._lock:
             self._state, self._is_ready = store.state, True
             self._published_cycle = self.cycle - pending

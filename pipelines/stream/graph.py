@@ -9,17 +9,21 @@ its steps carry a token, and find what differs from cycle to cycle under it.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.pvalue import AsIter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import EmbeddedPythonEnvironment
+from apache_beam.transforms.window import GlobalWindows
 
 from pipelines.options import parse_beam_options
 from pipelines.work_folder import (
@@ -27,15 +31,17 @@ from pipelines.work_folder import (
     NOW_LETTERS_FOLDER,
     WAS_LETTERS_FOLDER,
     KeepChanges,
-    KeepCounts,
     KeepLetters,
     KeepTables,
     KeepWakes,
+    keep_counts,
 )
-from transforms.pair_steps import CHANGES, STATISTICS, WAKES, WAS_LATEST, WAS_LETTERS, Growing, PairMessages
+from transforms.batches import ThreadedFn
+from transforms.pair_steps import CHANGES, STATISTICS, WAKES, WAS_LETTERS, Growing, PairMessages
 from transforms.raw_rows import RawRows
 from transforms.settings import Settings
-from transforms.steps import COUNTS, DEAD_LETTERS, LATE, LATEST, ComputeKpis, Gather, ParseEvents, ShuffleEvents
+from transforms.shuffle import NO_ROWS, ShardFile, write_shards
+from transforms.steps import COUNTS, DEAD_LETTERS, LATE, LATEST, ComputeKpis, Gather, ParseEvents
 from transforms.tables import LATE_EVENTS
 
 
@@ -104,10 +110,11 @@ class CycleGraph:
 
     def _build(self, pipeline: beam.Pipeline) -> None:
         token, work, settings = self.token, self._work, self._settings
-        pieces = pipeline | "Cycle" >> beam.Create([token]) | "Pieces" >> beam.FlatMap(_pieces)
+        pieces = pipeline | "Cycle" >> beam.Impulse() | "Pieces" >> beam.FlatMap(_pieces, token)
         parsed = pieces | "ParseEvents" >> ParseEvents(partial(_read, token), partial(_split, token))
         as_of = parsed[LATEST] | "Watermark" >> Gather(partial(_watermark, token))
-        shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(self._shards, work, all_shards=True)
+        written = parsed.events | "ShuffleEvents" >> beam.ParDo(_ShuffleFn(self._shards, str(work)))
+        shuffled = written | "ByShard" >> beam.GroupByKey()
         paired = shuffled | "PairMessages" >> PairMessages(settings, as_of, work, partial(_growing, token))
         stored = partial(_stored, token)
         kpis = paired[STATISTICS] | "ComputeKpis" >> ComputeKpis(settings.timezone, as_of, stored=stored)
@@ -118,15 +125,37 @@ class CycleGraph:
         parsed[DEAD_LETTERS] | "KeepLetters" >> KeepLetters(work)
         parsed[LATE] | "KeepLate" >> KeepLetters(work, LATE_FOLDER, LATE_EVENTS.key)
         paired[DEAD_LETTERS] | "KeepPairLetters" >> KeepLetters(work, NOW_LETTERS_FOLDER)
-        counts = (parsed[COUNTS], paired[COUNTS]) | "Counts" >> beam.Flatten()
-        counts | "KeepCounts" >> KeepCounts(work, parsed[LATEST], paired[LATEST], paired[WAS_LATEST])
+        # (As side inputs they take one step less than flattened.)
+        parsed[COUNTS] | "KeepCounts" >> Gather(_keep_counts, work, AsIter(paired[COUNTS]), AsIter(paired[LATEST]))
+
+
+class _ShuffleFn(ThreadedFn):
+    """As ShuffleEvents, and tells of every shard, so that one without new events is looked at too.
+
+    There is one bundle in a cycle; what it ends with takes two steps less than what is flattened into it.
+    """
+
+    def __init__(self, shards: int, folder: str) -> None:
+        super().__init__()
+        self._shards, self._folder = shards, folder
+
+    def work(self, element: pa.Table, side: None) -> list[tuple[int, ShardFile]]:
+        return write_shards(element, self._shards, self._folder)
+
+    def emit(self, result: list[tuple[int, ShardFile]]) -> Iterator[Any]:
+        return iter(result)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from super().finish_bundle()
+        for shard in range(self._shards):
+            yield GlobalWindows.windowed_value((shard, NO_ROWS))
 
 
 def _input(token: str) -> CycleInput:
     return CycleGraph._inputs[token]
 
 
-def _pieces(token: str) -> Iterator[Piece]:
+def _pieces(once: bytes, token: str) -> Iterator[Piece]:
     yield from _input(token).pieces()
 
 
@@ -148,6 +177,12 @@ def _watermark(token: str, latest: Iterable[tuple[str, int]]) -> int | None:
 
 def _growing(token: str) -> Growing:
     return _input(token).growing
+
+
+def _keep_counts(
+    parsed: Iterable[Counter[str]], work: Path, paired: Iterable[Counter[str]], kept: Iterable[int]
+) -> None:
+    keep_counts(chain(parsed, paired), work, (), kept, ())
 
 
 def _stored(token: str, windows: Mapping[str, list[int]]) -> pa.Table:

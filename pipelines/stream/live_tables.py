@@ -9,34 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stream.state import StreamState
-from sinks.revisions import UNREVISED
 from transforms.hashing import Hashes
-from transforms.kpis import WINDOW_KEY
-from transforms.tables import CONVERSATIONS, DEAD_LETTERS, KPI_STATISTICS, LATE_EVENTS, TURNS, Table
+from transforms.tables import KPI_STATISTICS, Table
 from transforms.wakes import Wakes
 
 _CYCLE = pa.field("cycle", pa.int64(), False)
-_IS_ADDED = pa.field("is_added", pa.bool_(), False)
 _KEY_HASH = pa.field("key_hash", pa.uint64(), False)
 
 LIVE_TABLES: Mapping[str, pa.Schema] = {
     "kpi_statistics": KPI_STATISTICS.schema,
-    "kpis": UNREVISED.schema,
-    "touched_windows": pa.schema([*WINDOW_KEY, _CYCLE]),
-    "conversation_changes": pa.schema([*CONVERSATIONS.schema, _KEY_HASH, _IS_ADDED, _CYCLE]),
-    "turn_changes": pa.schema([*TURNS.schema, _KEY_HASH, _IS_ADDED, _CYCLE]),
-    "letter_changes": pa.schema([*DEAD_LETTERS.schema, _IS_ADDED, _CYCLE]),
-    "late_events": pa.schema([*LATE_EVENTS.schema, _CYCLE]),
-    "cycles": pa.schema([_CYCLE, pa.field("counts", pa.string(), False)]),
     "keys": pa.schema([_KEY_HASH, pa.field("wake_at", pa.int64()), pa.field("ends_at", pa.int64(), False)]),
     "contacts": pa.schema([pa.field("account_id", pa.string()), pa.field("customer_id", pa.string()), _KEY_HASH]),
     "outbox": pa.schema([_CYCLE, pa.field("message_key", pa.string()), pa.field("message", pa.string())]),
     "state": pa.schema([pa.field("said", pa.string(), False)]),
 }
-"""What is pending names the cycle that it came from, until a publish has it."""
-
-PENDING = ("touched_windows", "conversation_changes", "turn_changes", "letter_changes", "late_events", "cycles")
-CHANGES: Mapping[Table, str] = {CONVERSATIONS: "conversation_changes", TURNS: "turn_changes"}
 
 
 @dataclass(frozen=True)

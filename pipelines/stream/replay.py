@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 
 from pipelines.failures import said_clearly
 from pipelines.memory import keep_freed_memory
-from pipelines.stream.beginning import begin_stream
+from pipelines.stream.beginning import begin_stream, take_over
 from pipelines.stream.cycles import Cycles
 from pipelines.stream.folder_source import FolderSource
 from pipelines.stream.publishing import Publisher
 from pipelines.stream.run import Watcher
 from pipelines.stream.store import LiveStore
 from pipelines.stream.watermark import clock
-from sinks.output_folder import WAREHOUSE, check_place, current_snapshot, take_lock
+from sinks.output_folder import WAREHOUSE, check_place, current_snapshot
 from transforms.errors import UserError
 from transforms.hashing import Hashes
 from transforms.late_events import late_rows, split_late
@@ -68,14 +68,14 @@ def replay(output: Path, settings: Settings, files: Sequence[str], format: str |
     output = check_place(output)
     if current_snapshot(output) is None:
         raise UserError(f"Expected the result of a stream in {output}, but there is none: run care-kpis stream first.")
-    lock = take_lock(output)
+    lock = take_over(output)
     rules, totals = StreamSettings(), np.zeros(5, np.int64)
     try:
         with (
             said_clearly(output),
             begin_stream(output, settings, watcher.said) as store,
             Cycles(store, settings, rules) as cycles,
-            Publisher(output, settings) as publisher,
+            Publisher(output, settings, lock, watcher.said) as publisher,
         ):
             # What the result says of a key has to be all that is committed.
             _publish(store, publisher, watcher)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from pipelines.failures import said_clearly
 from pipelines.kafka.faults import BrokerAway, LostOffsets, keep_trying
 from pipelines.kafka.settings import KafkaOptions
 from pipelines.memory import keep_freed_memory
-from pipelines.stream.beginning import begin_stream
+from pipelines.stream.beginning import begin_stream, take_over
 from pipelines.stream.cycles import Cycles
 from pipelines.stream.feed import ChangeFeed
 from pipelines.stream.folder_source import FolderSource
@@ -26,7 +27,7 @@ from pipelines.stream.sources import Source, Taking
 from pipelines.stream.store import LiveStore
 from pipelines.stream.watcher import Watcher, told
 from pipelines.stream.watermark import Clock, Idleness, clock, find_watermark
-from sinks.output_folder import check_place, take_lock
+from sinks.output_folder import check_place
 from sinks.parquet import writing
 from transforms.errors import UserError
 from transforms.settings import HOUR, Settings
@@ -36,6 +37,9 @@ SECONDS_BETWEEN_LOOKS = 0.05
 """So often a stream looks for something new, while nothing is."""
 
 _MAX_SECONDS_BETWEEN_LOOKS = 0.2
+
+_CYCLES_TO_WARM_UP = 5
+"""After so many cycles all that stays is there."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def run(
     output = check_place(options.output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(output)
+        lock = take_over(output)
     try:
         with (
             said_clearly(output),
@@ -102,7 +106,7 @@ def run(
             _source(options, watcher) as source,
             Cycles(store, options.settings, options.stream, options.changes is not None) as cycles,
             _feed(options, watcher) as feed,
-            Publisher(output, options.settings) as publisher,
+            Publisher(output, options.settings, lock, watcher.said) as publisher,
             told(watcher, store),
         ):
             _Stream(options, store, source, cycles, feed, publisher, watcher, now, stop).run()
@@ -112,6 +116,7 @@ def run(
             "once it is there."
         ) from error
     finally:
+        gc.unfreeze()
         os.close(lock)
 
 
@@ -135,6 +140,7 @@ class _Stream:
         self._now, self._stop = now, stop
         self._idleness = Idleness(options.stream.idle_timeout)
         self._published = time.monotonic()
+        self._cycles_run = 0
         state = store.state
         assert state is not None
         # What a stream that died had committed is published first.
@@ -187,6 +193,11 @@ class _Stream:
             return
         self._unpublished = True
         self._wake = self._store.next_wake()
+        self._cycles_run += 1
+        if self._cycles_run == _CYCLES_TO_WARM_UP:
+            # All that Beam has imported would be looked through for garbage every ten seconds, for a third of one.
+            gc.collect()
+            gc.freeze()
         self._watcher.committed(result, taking, self._store)
         self._send()
 

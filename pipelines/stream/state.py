@@ -37,6 +37,7 @@ class StreamState:
       partitions: by their name ("topic/3").
       taken: files that were taken, where the input is a folder.
       row_files: rows of each file of open rows, by name.
+      pending: numbers of the cycles that no published result has yet.
     """
 
     settings: Mapping[str, Any]
@@ -46,6 +47,7 @@ class StreamState:
     partitions: Mapping[str, Partition] = field(default_factory=dict)
     taken: tuple[Taken, ...] = ()
     row_files: Mapping[str, int] = field(default_factory=dict)
+    pending: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """As text, for `from_json`."""
@@ -57,4 +59,5 @@ class StreamState:
         said = json.loads(text)
         said["partitions"] = {name: Partition(**each) for name, each in said["partitions"].items()}
         said["taken"] = tuple(Taken(**each) for each in said["taken"])
+        said["pending"] = tuple(said.get("pending", ()))
         return StreamState(**said)

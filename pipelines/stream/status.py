@@ -51,9 +51,9 @@ class StatusFile(Watcher):
         """Writes the first one, and begins."""
         live = store.cursor()
         live.execute("SET TimeZone = 'UTC'")
-        self._read(live)
+        self._read(store, live)
         self._write()
-        self._thread = threading.Thread(target=self._keep, args=(live,), name="status", daemon=True)
+        self._thread = threading.Thread(target=self._keep, args=(store, live), name="status", daemon=True)
         self._thread.start()
 
     def ended(self, error: BaseException | None) -> None:
@@ -62,29 +62,31 @@ class StatusFile(Watcher):
         if self._thread is not None:
             self._thread.join()
 
-    def _keep(self, live: duckdb.DuckDBPyConnection) -> None:
+    def _keep(self, store: LiveStore, live: duckdb.DuckDBPyConnection) -> None:
         read = written = time.monotonic()
         seen: Any = None
         with live:
             while not self._stop.wait(SECONDS_BETWEEN_WRITES):
                 now = time.monotonic()
                 if now - read >= SECONDS_BETWEEN_READS:
-                    self._read(live)
+                    self._read(store, live)
                     read = now
                 if self._figures.cycle != seen or now - written >= _SECONDS_OF_REST:
                     seen, written = self._figures.cycle, now
                     self._write()
-            self._read(live)
+            self._read(store, live)
         self._write()
 
-    def _read(self, live: duckdb.DuckDBPyConnection) -> None:
+    def _read(self, store: LiveStore, live: duckdb.DuckDBPyConnection) -> None:
         cycle, watermark = self._figures.cycle, self._figures.watermark
         if cycle == self._read_cycle:
             return
         # It is only looked at: whatever is wrong with the store, the stream will find it.
         with contextlib.suppress(duckdb.Error):
             keys = live.execute("SELECT count(*) FROM keys").fetchall()[0][0]
-            found = None if watermark is None else today(live, self._figures.timezone, watermark)
+            found = None
+            if watermark is not None:
+                found = today(live, store.recent.all_rows(live), self._figures.timezone, watermark)
             self._figures.take({"key_count": keys, "today": found})
             self._read_cycle = cycle
 

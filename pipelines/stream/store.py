@@ -1,10 +1,11 @@
 """The live store of a stream: a DuckDB file that each cycle changes in one transaction, and files of open rows.
 
-    OUTPUT/.live/live.duckdb    statistics, what changed since the last publish, keys, and the state (one row of JSON)
-    OUTPUT/.live/rows/*.arrow   open rows; complete and on disk before the transaction that names them
+    OUTPUT/.live/live.duckdb        statistics, keys, and the state (one row of JSON)
+    OUTPUT/.live/rows/*.arrow       open rows
+    OUTPUT/.live/pending/*.arrows   what each cycle changed since the last publish
 
-Nobody else reads it. A file of open rows that the state does not name any more is removed only after a checkpoint: were
-the write-ahead log cut short, the state of the last checkpoint would want it again.
+Files are complete and on disk before the transaction that names them. One that the state does not name any more is
+removed only after a checkpoint: were the write-ahead log cut short, the state of the last one would want it again.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipelines.stream.live_tables import CHANGES, LIVE_TABLES, PENDING, CycleResult
+from pipelines.stream.live_tables import LIVE_TABLES, CycleResult
+from pipelines.stream.pending import read_pending, save_pending
+from pipelines.stream.recent import RecentStatistics, Windows
 from pipelines.stream.state import StreamState
 from sinks.filling import said_clearly
-from sinks.growing import same_key
 from transforms.hashing import Hashes
-from transforms.tables import KPI_STATISTICS
 
 LIVE = ".live"
 """Folder of an output folder in which its stream lives."""
 
-_FILE, _ROWS = "live.duckdb", "rows"
+_FILE, _ROWS, _PENDING = "live.duckdb", "rows", "pending"
 _CHECKPOINT_BYTES = "1GB"
 """Checkpoints are made at moments of our own choice."""
 
@@ -39,6 +41,7 @@ class LiveStore:
     Attributes:
       folder: where it lies.
       state: as of the last commit.
+      recent: statistics of the windows that were looked at lately.
     """
 
     def __init__(self, output: Path) -> None:
@@ -49,23 +52,30 @@ class LiveStore:
           duckdb.Error: the file is damaged.
         """
         self.folder = output / LIVE
-        (self.folder / _ROWS).mkdir(parents=True, exist_ok=True)
+        for name in (_ROWS, _PENDING):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.path = self.folder / _FILE
         config = {"threads": 2, "autoinstall_known_extensions": False, "checkpoint_threshold": _CHECKPOINT_BYTES}
         self._live = duckdb.connect(str(self.path), config=config)
         self._live.execute("SET TimeZone = 'UTC'")
         self._live.execute("SET preserve_insertion_order = true")
         self.state: StreamState | None = None
-        if self._has_tables():
+        if self._tables() == set(LIVE_TABLES):
             said = self._live.execute("SELECT said FROM state").fetchone()
             self.state = None if said is None else StreamState.from_json(said[0])
-        self._obsolete: set[str] = set()
+        self._obsolete: set[Path] = set()
         self._sent = 0
+        self.recent = RecentStatistics(self.cursor)
         if self.state is not None:
             # Only what is in the file itself stays whatever becomes of the write-ahead log.
             self._live.execute("CHECKPOINT")
-            self._obsolete = {path.name for path in (self.folder / _ROWS).iterdir()} - set(self.state.row_files)
+            there = {path for name in (_ROWS, _PENDING) for path in (self.folder / name).iterdir()}
+            self._obsolete = there - self._files(self.state)
             self._remove_obsolete()
+        if self.is_whole():
+            for path in self.pending_paths():
+                tables = read_pending(path)
+                self.recent.change(tables["windows"], tables["kpi_statistics"])
 
     def __enter__(self) -> LiveStore:
         """Returns itself."""
@@ -83,6 +93,20 @@ class LiveStore:
         """The files of open rows."""
         return () if self.state is None else tuple(map(self.row_path, sorted(self.state.row_files)))
 
+    def pending_paths(self) -> tuple[Path, ...]:
+        """The files of what is pending, in the order of their cycles."""
+        return () if self.state is None else tuple(map(self._pending_path, self.state.pending))
+
+    def is_whole(self) -> bool:
+        """Whether there is a state, and every file that it names."""
+        return self.state is not None and all(path.is_file() for path in self._files(self.state))
+
+    def _pending_path(self, cycle: int) -> Path:
+        return self.folder / _PENDING / f"{cycle:012}.arrows"
+
+    def _files(self, state: StreamState) -> set[Path]:
+        return {*map(self.row_path, state.row_files), *map(self._pending_path, state.pending)}
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection for another thread."""
         return self._live.cursor()
@@ -95,12 +119,14 @@ class LiveStore:
           tables: rows of some of the tables.
         """
         with self._transaction() as live:
+            for name in self._tables():
+                live.execute(f"DROP TABLE {name}")
             for name, schema in LIVE_TABLES.items():
-                live.execute(f"DROP TABLE IF EXISTS {name}")
                 live.register("rows", tables.get(name, schema.empty_table()).select(schema.names).cast(schema))
                 live.execute(f"CREATE TABLE {name} AS SELECT * FROM rows")
                 live.unregister("rows")
             self._save(state)
+        self.recent = RecentStatistics(self.cursor)
         self.checkpoint()
 
     def commit(self, result: CycleResult) -> None:
@@ -110,39 +136,33 @@ class LiveStore:
           UserError: the disk is full; nothing has changed.
         """
         cycle = result.state.cycle
+        save_pending(result, self._pending_path(cycle))
         with self._transaction() as live:
-            live.register("made", result.windows)
-            for name, rows in (("kpi_statistics", result.kpi_statistics), ("kpis", result.kpis)):
-                live.execute(f"DELETE FROM {name} AS t USING made AS r WHERE {same_key(KPI_STATISTICS)}")
-                self._insert(name, rows)
-            live.unregister("made")
-            self._insert("touched_windows", result.windows, cycle=cycle)
-            for spec, (removed, added) in result.facts.items():
-                self._insert(CHANGES[spec], removed, cycle=cycle, is_added=False)
-                self._insert(CHANGES[spec], added, cycle=cycle, is_added=True)
-            for rows, is_added in zip(result.letters, (False, True), strict=True):
-                self._insert("letter_changes", rows, cycle=cycle, is_added=is_added)
-            self._insert("late_events", result.late_events, cycle=cycle)
-            live.execute("INSERT INTO cycles VALUES (?, ?)", [cycle, result.counts])
             self._replace_keys(result)
             self._insert_contacts(result.contacts)
             live.execute("DELETE FROM outbox WHERE cycle <= ?", [self._sent])
             if result.messages:
                 keys, texts = zip(*result.messages, strict=True)
+                number = pa.repeat(pa.scalar(cycle), len(keys))
                 self._insert(
-                    "outbox", pa.table({"message_key": keys, "message": pa.array(texts, pa.string())}), cycle=cycle
+                    "outbox", pa.table({"cycle": number, "message_key": keys, "message": pa.array(texts, pa.string())})
                 )
-            self._save(result.state)
+            self._save(replace(result.state, pending=(*result.state.pending, cycle)))
+        self.recent.change(result.windows, result.kpi_statistics)
 
     def has_pending(self) -> bool:
         """Whether there is anything that no published result has."""
-        return self._live.execute("SELECT count(*) FROM cycles").fetchone() != (0,)
+        return self.state is not None and bool(self.state.pending)
 
     def forget_pending(self, cycle: int) -> None:
         """Forgets what is pending up to a cycle: a published result has it."""
-        with self._transaction() as live:
-            for name in PENDING:
-                live.execute(f"DELETE FROM {name} WHERE cycle <= ?", [cycle])
+        assert self.state is not None
+        left = tuple(each for each in self.state.pending if each > cycle)
+        if left != self.state.pending:
+            with self._transaction() as live:
+                self.recent.save(live)
+                self._save(replace(self.state, pending=left))
+            self.recent.settle()
 
     def sent(self, cycle: int) -> None:
         """Lets the next commit forget the messages of the cycles up to one: they have arrived."""
@@ -164,7 +184,7 @@ class LiveStore:
                 live.unregister("gone")
 
     def checkpoint(self) -> None:
-        """Writes everything into the file itself, and removes files of open rows that nothing names any more."""
+        """Writes everything into the file itself, and removes files that nothing names any more."""
         with said_clearly(self.path):
             self._live.execute("CHECKPOINT")
         self._remove_obsolete()
@@ -180,17 +200,9 @@ class LiveStore:
         found = self._live.execute("SELECT min(wake_at) FROM keys").fetchone()
         return None if found is None else found[0]
 
-    def statistics(self, windows: Mapping[str, list[int]]) -> pa.Table:
+    def statistics(self, windows: Windows) -> pa.Table:
         """Rows of kpi_statistics of some windows: by grain, window_start in seconds since the epoch."""
-        chosen = " OR ".join(
-            f"(grain = '{grain}' AND epoch_us(window_start) IN ({', '.join(str(s * 1_000_000) for s in starts)}))"
-            for grain, starts in windows.items()
-            if starts
-        )
-        with self.cursor() as live:
-            live.execute("SET TimeZone = 'UTC'")
-            rows = live.sql(f"SELECT * FROM kpi_statistics WHERE {chosen or 'false'}").to_arrow_table()
-        return rows.cast(KPI_STATISTICS.schema)
+        return self.recent.of(windows)
 
     def keys_of_customers(self, customers: pa.Table) -> Hashes:
         """Hashes of the keys of all conversations with some customers (account_id, customer_id)."""
@@ -209,24 +221,20 @@ class LiveStore:
         return np.unique(found["key_hash"])
 
     def _remove_obsolete(self) -> None:
-        for name in self._obsolete:
-            self.row_path(name).unlink(missing_ok=True)
+        for path in self._obsolete:
+            path.unlink(missing_ok=True)
         self._obsolete.clear()
 
-    def _has_tables(self) -> bool:
-        found = {name for (name,) in self._live.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        return found >= set(LIVE_TABLES)
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self._live.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
 
-    def _insert(self, name: str, rows: pa.Table, **more: int | bool) -> None:
-        """Adds rows to a table, with the same value in the columns that they do not have."""
-        if not rows.num_rows:
-            return
-        schema = LIVE_TABLES[name]
-        for column, value in more.items():
-            rows = rows.append_column(column, pa.repeat(pa.scalar(value), rows.num_rows))
-        self._live.register("rows", rows.select(schema.names).cast(schema))
-        self._live.execute(f"INSERT INTO {name} SELECT * FROM rows")
-        self._live.unregister("rows")
+    def _insert(self, name: str, rows: pa.Table) -> None:
+        """Adds rows to a table."""
+        if rows.num_rows:
+            schema = LIVE_TABLES[name]
+            self._live.register("rows", rows.select(schema.names).cast(schema))
+            self._live.execute(f"INSERT INTO {name} SELECT * FROM rows")
+            self._live.unregister("rows")
 
     def _insert_contacts(self, contacts: pa.Table) -> None:
         if contacts.num_rows:
@@ -268,7 +276,7 @@ class LiveStore:
                     self._live.rollback()
                 raise
         if self.state is not None and self._saved is not None:
-            self._obsolete |= self.state.row_files.keys() - self._saved.row_files.keys()
+            self._obsolete |= self._files(self.state) - self._files(self._saved)
         self.state = self._saved
 
 

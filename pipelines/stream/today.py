@@ -17,14 +17,15 @@ from transforms.tables import KPI_STATISTICS
 
 _RUNNING = {kpi.name: kpi.numerator for kpi in KPIS if kpi.kind == "running"}
 _CHANGES = {kpi.name: (kpi.numerator, kpi.denominator) for kpi in KPIS if kpi.kind == "change"}
-_OF_DAYS = "FROM kpi_statistics WHERE basis = 'activity' AND grain = 'day' AND epoch_us(window_start)"
+_OF_DAYS = "WHERE basis = 'activity' AND grain = 'day' AND epoch_us(window_start)"
 
 
-def today(live: duckdb.DuckDBPyConnection, timezone: str, watermark: int) -> dict[str, Any]:
+def today(live: duckdb.DuckDBPyConnection, statistics: str, timezone: str, watermark: int) -> dict[str, Any]:
     """The KPIs of the local day in which the watermark lies, on the activity basis, all accounts together.
 
     Args:
       live: a cursor of a live store, with UTC as its zone.
+      statistics: SQL of all rows of kpi_statistics (`recent.all_rows` of the store).
       timezone: IANA zone in which days are cut.
       watermark: microseconds since the epoch.
 
@@ -33,10 +34,10 @@ def today(live: duckdb.DuckDBPyConnection, timezone: str, watermark: int) -> dic
       first, and one for all channels together (`channel` is None).
     """
     start, end = _day(timezone, watermark)
-    rows = live.sql(f"SELECT * {_OF_DAYS} = {start * 1_000_000}").to_arrow_table()
+    rows = live.sql(f"SELECT * FROM {statistics} {_OF_DAYS} = {start * 1_000_000}").to_arrow_table()
     totals = compute_totals(read_statistics(rows.cast(KPI_STATISTICS.schema)))
     values = {row["channel"]: row for row in totals.to_pylist()}
-    running = _running(live, start)
+    running = _running(live, statistics, start)
     # In a channel without anything today somebody may still wait; all of them together are the last row.
     still = [channel for channel, sums in running.items() if channel is not None and any(sums.values())]
     channels = [*dict.fromkeys([*(channel for channel in values if channel is not None), *still])]
@@ -63,14 +64,14 @@ def _day(timezone: str, moment: int) -> tuple[int, int]:
     return int(starts[0]), int(ends[0])
 
 
-def _running(live: duckdb.DuckDBPyConnection, start: int) -> dict[str | None, dict[str, int]]:
+def _running(live: duckdb.DuckDBPyConnection, statistics: str, start: int) -> dict[str | None, dict[str, int]]:
     """The running sums up to the end of a day, by channel; None: all together."""
     sums = ", ".join(
         f"CAST(sum({into}) - sum({out}) AS BIGINT)" for into, out in (_CHANGES[name] for name in _RUNNING.values())
     )
     found = live.execute(
-        f"SELECT channel, {sums} {_OF_DAYS} <= ? GROUP BY GROUPING SETS ((channel), ()) HAVING count(*) > 0 "
-        "ORDER BY channel NULLS LAST",
+        f"SELECT channel, {sums} FROM {statistics} {_OF_DAYS} <= ? GROUP BY GROUPING SETS ((channel), ()) "
+        "HAVING count(*) > 0 ORDER BY channel NULLS LAST",
         [start * 1_000_000],
     ).fetchall()
     return {channel: dict(zip(_RUNNING, values, strict=True)) for channel, *values in found}
