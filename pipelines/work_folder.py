@@ -66,7 +66,11 @@ class _WriteFn(ThreadedFn):
 
 
 class KeepTables(beam.PTransform):
-    """The one element (a tuple of tables) -> Arrow files in the work folder."""
+    """The one element (a tuple of tables) -> what `read_tables` gives.
+
+    Where the step runs in the process that put the pipeline together they are held in memory, which spares writing and
+    reading again what is hundreds of megabytes of a large result; elsewhere they go into files in the work folder.
+    """
 
     def __init__(self, work: Path) -> None:
         """Takes the work folder."""
@@ -75,10 +79,23 @@ class KeepTables(beam.PTransform):
 
     def expand(self, tables: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return tables | beam.Map(_keep_tables, self._work)
+        return tables | beam.Map(_keep_tables, self._work, _this_process())
 
 
-def _keep_tables(tables: tuple[pa.Table, ...], work: Path) -> None:
+_PROCESS = uuid.uuid4().hex
+_held: dict[Path, tuple[pa.Table, ...]] = {}
+"""Tables by work folder, from the end of the pipeline until they are read."""
+
+
+def _this_process() -> tuple[str, int]:
+    """Differs among processes, on any machines; a fork has its parent's module, but not its number."""
+    return _PROCESS, os.getpid()
+
+
+def _keep_tables(tables: tuple[pa.Table, ...], work: Path, reader: tuple[str, int]) -> None:
+    if reader == _this_process():
+        _held[work] = tables
+        return
     for name, table in zip(KPI_FILES, tables, strict=True):
         _write_arrow(table, work / name)
 
@@ -152,12 +169,13 @@ class KeepCounts(beam.PTransform):
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        return counts | Gather(_keep_counts, self._work, *self._moments)
+        return counts | Gather(keep_counts, self._work, *self._moments)
 
 
-def _keep_counts(
+def keep_counts(
     counts: Iterable[Counter[str]], work: Path, read: Iterable[int], kept: Iterable[int], was: Iterable[int]
 ) -> None:
+    """Writes the sums of numbers of rows, and the latest of some moments, into the work folder (see Counts)."""
     rows: Counter[str] = Counter()
     for part in counts:
         rows.update(part)
@@ -190,7 +208,9 @@ def read_counts(work: Path) -> Counts:
 
 
 def read_tables(work: Path) -> list[pa.Table]:
-    """kpis, kpi_statistics, the totals and the keys of the windows that were made."""
+    """kpis, kpi_statistics, the totals and the keys of the windows that were made; they can be read once."""
+    if work in _held:
+        return list(_held.pop(work))
     return [_read_arrow(work / name) for name in KPI_FILES]
 
 

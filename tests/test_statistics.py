@@ -1,14 +1,19 @@
-"""Histograms and sums: their errors and their limits."""
+"""Histograms and sums: their errors and their limits, and how they travel."""
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.work_folder import KPI_FILES, _keep_tables, _this_process, read_tables
 from transforms.counting import StatisticsBuilder, exact_sums
-from transforms.histograms import bucket_middle, bucket_of
+from transforms.histograms import Histogram, add_histograms, bucket_middle, bucket_of, count_bins, narrow
 from transforms.kpis import percentiles
 from transforms.statistics import (
     ACTIVITY,
@@ -72,12 +77,79 @@ def test_old_taken_away_and_new_added(old: list[int], new: list[int]) -> None:
         assert ours.bins.tolist() == theirs.bins.tolist() and ours.counts.tolist() == theirs.counts.tolist()
 
 
-def test_a_file_gives_back_what_was_saved(tmp_path: object) -> None:
+def numbers(histogram: Histogram) -> Counter[tuple[int, int]]:
+    """Counts by place and bucket."""
+    parts = (histogram.place, histogram.bucket, histogram.counts)
+    return Counter({(place, bucket): n for place, bucket, n in zip(*(part.tolist() for part in parts), strict=True)})
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["plus", "minus"])
+@pytest.mark.parametrize("most", [1, 2, 500], ids=["once", "twice", "often"])
+@pytest.mark.parametrize("order", ["ascending", "any"])
+@pytest.mark.parametrize(
+    ("cells", "new_cells", "bins", "parts"),
+    [(3, 2, 40, 3), (3, 2, 900, 1), (9, 4, 600, 3), (2000, 700, 100_000, 1), (2000, 700, 60_000, 2), (50, 40, 30, 2)],
+)
+def test_histograms_add_up_whatever_their_shape(
+    cells: int, new_cells: int, bins: int, parts: int, order: str, most: int, sign: int
+) -> None:
+    """Few or many bins a cell, once or often, in places that ascend or not, also where less than nothing is added."""
+    rng = np.random.default_rng(cells * bins + most)
+    given_, want = [], Counter()
+    for number in range(parts):
+        part = count_bins([np.unique(rng.integers(0, cells, bins) << 12 | rng.integers(5, 800, bins))])
+        counts = narrow(rng.integers(1, most + 1, len(part.bins)))
+        part = Histogram(part.bins, counts) if sign > 0 or number else -Histogram(part.bins, counts)
+        places = rng.integers(0, new_cells, cells)
+        places = np.sort(places) if order == "ascending" else places
+        given_.append((part, places))
+        for (place, bucket), count in numbers(part).items():
+            want[int(places[place]), bucket] += count
+    total = add_histograms(given_)
+    assert np.all(np.diff(total.bins.astype(np.int64)) > 0)
+    assert numbers(total) == {key: count for key, count in want.items() if count}
+    ends = total.edges(new_cells)
+    assert ends.tolist() == [int((total.place < place).sum()) for place in range(new_cells + 1)]
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, 127, 128, -128, -129, 32_767, 32_768, 2**31, -(2**31) - 1, 2**62])
+def test_narrow_numbers_stay_what_they_are(number: int) -> None:
+    """At the edges of every type."""
+    values = np.array([0, number], np.int64)
+    assert narrow(values).tolist() == values.tolist()
+    assert narrow(values[:0]).tolist() == []
+
+
+@given(st.lists(st.lists(st.integers(0, 2**40), max_size=30), max_size=5))
+def test_files_add_up_as_what_is_in_them(tmp_path_factory: pytest.TempPathFactory, shards: list[list[int]]) -> None:
+    """Statistics that lie in files, some of them empty, are added up from there."""
+    folder = tmp_path_factory.mktemp("saved")
+    parts = [one_cell(np.array(values, np.int64)) for values in shards]
+    for number, part in enumerate(parts):
+        part.save(f"{folder}/{number}")
+    files, together = (add_statistics(given_) for given_ in ([f"{folder}/{n}" for n in range(len(parts))], parts))
+    assert files.cell.tolist() == together.cell.tolist()
+    assert files.sums.tolist() == together.sums.tolist() and files.sums.dtype == np.int64
+    for ours, theirs in zip(files.histograms, together.histograms, strict=True):
+        assert numbers(ours) == numbers(theirs)
+    assert sorted(file.name for file in folder.iterdir()) == [str(number) for number in range(len(parts))]
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     """Statistics travel between steps as files."""
     given_ = one_cell(np.array([5, 7, 0], np.int64))
     given_.save(f"{tmp_path}/statistics")
     back = Statistics.load(f"{tmp_path}/statistics")
     assert back.accounts == given_.accounts and back.channels == given_.channels
-    assert back.sums.tolist() == given_.sums.tolist()
+    assert back.sums.tolist() == given_.sums.tolist() and back.sums.dtype == np.int64
     for ours, theirs in zip(back.histograms, given_.histograms, strict=True):
         assert ours.bins.tolist() == theirs.bins.tolist() and ours.counts.tolist() == theirs.counts.tolist()
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_tables_are_kept_in_memory_or_in_files(tmp_path: Path, is_elsewhere: bool) -> None:
+    """A step in another process than the commit's leaves files; either way the tables are read as they were."""
+    tables = tuple(pa.table({"number": [place]}) for place in range(len(KPI_FILES)))
+    _keep_tables(tables, tmp_path, ("another", 1) if is_elsewhere else _this_process())
+    assert bool(list(tmp_path.iterdir())) == is_elsewhere
+    assert read_tables(tmp_path) == list(tables)

@@ -52,7 +52,7 @@ def conversation_table(
         "started_at": _times(ev.at[f.begin]),
         "account_id": _words(events, "account_id", f.account),
         "channel": _words(events, "channel", f.channel),
-        "customer_id": _first_text(events, "customer_id", ev, conversation, facts.begin).take(pa.array(order)),
+        "customer_id": _first_text(events, "customer_id", ev, conversation, facts.begin, order),
         "agent_id": _words(events, "agent_id", f.agent),
         "team_id": _words(events, "team_id", f.team),
         "state": _labels(STATES, c.state),
@@ -160,16 +160,13 @@ def _conversation_keys(events: pa.Table, ev: EventVectors, begin: Rows) -> pa.Ar
     """conversation_key of each conversation: the compact JSON array of its key."""
     rows = ev.row.take(begin)
     keyed = ev.is_keyed.take(begin)
-    account = _json_text(one_chunk(events["account_id"]), rows)
     if keyed.all():
-        return _joined("[", account, ",", _json_text(one_chunk(events["conversation_id"]), rows), "]")
+        return _json_arrays(events, ("account_id", "conversation_id"), rows)
     known, others = np.flatnonzero(keyed), np.flatnonzero(~keyed)
-    conversation = _json_text(one_chunk(events["conversation_id"]), rows[known])
-    channel, customer = (_json_text(one_chunk(events[name]), rows[others]) for name in ("channel", "customer_id"))
     both = pa.concat_arrays(
         [
-            _joined("[", account.take(pa.array(known)), ",", conversation, "]"),
-            _joined("[", account.take(pa.array(others)), ",", channel, ",", customer, "]"),
+            _json_arrays(events, ("account_id", "conversation_id"), rows[known]),
+            _json_arrays(events, ("account_id", "channel", "customer_id"), rows[others]),
         ]
     )
     place = np.empty(len(rows), np.int64)
@@ -177,19 +174,29 @@ def _conversation_keys(events: pa.Table, ev: EventVectors, begin: Rows) -> pa.Ar
     return both.take(pa.array(place))
 
 
+def _json_arrays(events: pa.Table, names: tuple[str, ...], rows: Rows) -> pa.Array:
+    """Compact JSON arrays of the texts of some columns; only the last one may have a text of its own in each row."""
+    *words, last = (one_chunk(events[name]) for name in names)
+    heads = [_json_text(column, rows, "" if place else "[", ",") for place, column in enumerate(words)]
+    text = plain(last.take(pa.array(rows)))
+    if text.null_count or _has_special(text):
+        return _joined(*heads, _quoted(text), "]")
+    # Nearly always no text has to be escaped: one step puts the quotes around it and all the rest together.
+    return _joined(*heads, '"', text, '"]')
+
+
 def _joined(*parts: str | pa.Array) -> pa.Array:
     """Texts put together, row by row."""
     return pc.binary_join_element_wise(*(pa.scalar(p) if isinstance(p, str) else p for p in parts), "")
 
 
-def _json_text(column: pa.Array, rows: Rows) -> pa.Array:
-    """Each text of some rows as a JSON string, or null. Few texts have a character that JSON escapes."""
-    if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(rows):
-        # Null has the last place.
-        words = _quoted(column.dictionary)
-        words = pa.concat_arrays([words, pa.array(["null"])])
-        return words.take(pa.array(dictionary_codes(column).take(rows) % np.int32(len(words))))
-    return _quoted(plain(column.take(pa.array(rows))))
+def _json_text(column: pa.DictionaryArray, rows: Rows, before: str, after: str) -> pa.Array:
+    """Each word of some rows as a JSON string, or null, between two texts."""
+    if len(column.dictionary) > len(rows):
+        return _joined(before, _quoted(plain(column.take(pa.array(rows)))), after)
+    # Null has the last place.
+    words = _joined(before, pa.concat_arrays([_quoted(column.dictionary), pa.array(["null"])]), after)
+    return words.take(pa.array(dictionary_codes(column).take(rows) % np.int32(len(words))))
 
 
 def _quoted(values: pa.StringArray) -> pa.StringArray:
@@ -222,8 +229,10 @@ def _last_code(events: pa.Table, name: str, ev: EventVectors, conversation: Code
     return out
 
 
-def _first_text(events: pa.Table, name: str, ev: EventVectors, conversation: Codes, begin: Rows) -> pa.Array:
-    """The first non-null text of a column in each conversation, whose first events are given."""
+def _first_text(
+    events: pa.Table, name: str, ev: EventVectors, conversation: Codes, begin: Rows, order: Rows
+) -> pa.Array:
+    """The first non-null text of a column in each conversation, whose first events are given, in an order of them."""
     column = one_chunk(events[name])
     row = ev.row.take(begin)
     valid = valid_rows(column)
@@ -233,6 +242,7 @@ def _first_text(events: pa.Table, name: str, ev: EventVectors, conversation: Cod
         places = np.flatnonzero(lacking.take(conversation))
         named = chosen(places, valid.take(ev.row.take(places)))[::-1]
         row[conversation.take(named)] = ev.row.take(named)
+    row = row.take(order)
     return plain(column.take(pa.array(row, mask=row < 0)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from transforms.histograms import Histogram
+from transforms.histograms import Bins, bins_of, count_bins
 from transforms.statistics import HISTOGRAM_NAMES, SUM_NAMES, SUM_PLACES, Integers, Statistics
 
 
@@ -26,8 +26,7 @@ class StatisticsBuilder:
         self._slice_starts = slice_starts
         self._accounts, self._channels = tuple(accounts), tuple(channels)
         self._pairs = len(self._accounts) * len(self._channels)
-        self._sums: list[tuple[Integers, str, Integers | None]] = []
-        self._bins: list[tuple[Integers, str, Integers]] = []
+        self._added: dict[int, tuple[Integers, list[tuple[str, Integers | None]]]] = {}
         self._cells: list[Integers] = []
 
     def cells(
@@ -41,17 +40,20 @@ class StatisticsBuilder:
 
     def count(self, name: str, cells: Integers) -> None:
         """Counts one for each cell."""
-        self._sums.append((cells, name, None))
+        self._add(name, cells, None)
 
     def add(self, name: str, cells: Integers, values: Integers) -> None:
         """Adds whole values that are not negative."""
-        self._sums.append((cells, name, values))
+        self._add(name, cells, values)
 
     def add_seconds(self, what: str, cells: Integers, micros: Integers, histogram: bool = True) -> None:
         """Adds durations to sum_<what>_seconds and, where there is one, to <what>_histogram."""
         self.add(f"sum_{what}_seconds", cells, micros)
         if histogram:
-            self._bins.append((cells, f"{what}_histogram", micros))
+            self._add(f"{what}_histogram", cells, micros)
+
+    def _add(self, name: str, cells: Integers, values: Integers | None) -> None:
+        self._added.setdefault(id(cells), (cells, []))[1].append((name, values))
 
     def build(self) -> Statistics:
         """Adds everything up."""
@@ -73,16 +75,18 @@ class StatisticsBuilder:
             def places_of(cells: Integers) -> Integers:
                 return np.searchsorted(used, cells)
 
-        # Many statistics share their cells.
-        different = {id(cells): cells for cells, _, _ in (*self._sums, *self._bins)}
-        places = {number: places_of(cells) for number, cells in different.items()}
+        # Many statistics share their cells; places are held of some cells at a time only.
         sums = np.zeros((len(SUM_NAMES), len(used)), np.int64)
-        for cells, name, values in self._sums:
-            sums[SUM_PLACES[name]] += exact_sums(places[id(cells)], values, len(used))
-        histograms = tuple(
-            Histogram.of([(places[id(cells)], values) for cells, of, values in self._bins if of == name])
-            for name in HISTOGRAM_NAMES
-        )
+        bins: dict[str, list[Bins]] = {name: [] for name in HISTOGRAM_NAMES}
+        for cells, added in self._added.values():
+            places = places_of(cells)
+            for name, values in added:
+                if name in bins:
+                    assert values is not None
+                    bins[name].append(bins_of(places, values, len(used)))
+                else:
+                    sums[SUM_PLACES[name]] += exact_sums(places, values, len(used))
+        histograms = tuple(count_bins(bins[name]) for name in HISTOGRAM_NAMES)
         pair, slices = np.divmod(used, max(len(self._slice_starts), 1))
         pair, channel = np.divmod(pair, max(len(self._channels), 1))
         basis, account = np.divmod(pair, len(self._accounts))

@@ -18,6 +18,7 @@ Hashes = npt.NDArray[np.uint64]
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FINAL = np.uint64(0xBF58476D1CE4E5B9)
 _NULL = np.uint64(0xA0761D6478BD642F)
+_EVERY_BIT = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LONG = 128
 """Strings of more bytes than this are hashed one by one, in C; word by word would take a pass a word."""
 
@@ -50,7 +51,7 @@ def hash_column(column: pa.Array | pa.ChunkedArray) -> Hashes:
         return np.concatenate([hash_column(c) for c in column.chunks] or [np.empty(0, np.uint64)])
     if pa.types.is_dictionary(column.type):
         words = np.append(hash_column(column.dictionary), _NULL)
-        return words[dictionary_codes(column)]
+        return words.take(dictionary_codes(column))
     hashes = _hash_text(column)
     if column.null_count:
         hashes[np.asarray(column.is_null())] = _NULL
@@ -115,20 +116,25 @@ def _hash_text(column: pa.StringArray) -> Hashes:
     padded = np.zeros(high - low + 16, np.uint8)
     if data_buffer is not None and high > low:
         padded[: high - low] = np.frombuffer(data_buffer, np.uint8)[low:high]
-    words = np.ndarray((len(padded) - 8,), np.dtype("<u8"), buffer=padded, strides=(1,))
-    starts = offsets[:-1].astype(np.int64) - low
     lengths = np.diff(offsets).astype(np.int64)
     hashes = (lengths.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
-    longest = int(lengths.max())
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    words = np.ndarray((len(padded) - 8,), np.dtype("<u8"), buffer=padded, strides=(1,))
+    starts = offsets[:-1].astype(np.int64) - low
     for done in range(0, min(longest, _LONG), 8):
+        if shortest == longest:
+            # Of ids of one length the words stand at equal distances.
+            word = np.ndarray((n,), words.dtype, buffer=padded, offset=done, strides=(longest,))
+            unused = np.uint64(8 * max(0, done + 8 - longest))
+            hashes = _mix((hashes ^ (word & (_EVERY_BIT >> unused))) * _MULTIPLIER)
+            continue
         left = lengths - done
-        if int(left.min()) >= 8:
+        if shortest >= done + 8:
             hashes = _mix((hashes ^ words[starts + done]) * _MULTIPLIER)
             continue
         rows = np.flatnonzero(left > 0)
         word = words[starts[rows] + done]
-        unused = np.maximum(8 - left[rows], 0).astype(np.uint64) * np.uint64(8)
-        word &= np.uint64(0xFFFFFFFFFFFFFFFF) >> unused
+        word &= _EVERY_BIT >> (np.maximum(8 - left[rows], 0).astype(np.uint64) * np.uint64(8))
         hashes[rows] = _mix((hashes[rows] ^ word) * _MULTIPLIER)
     if longest > _LONG:
         rows = np.flatnonzero(lengths > _LONG)
@@ -149,8 +155,8 @@ def conversation_key_hash(account: pa.Array, conversation: pa.Array, channel: pa
     keyed = combine_hashes(accounts, hash_column(conversation))
     if conversation.null_count:
         rows = np.flatnonzero(~valid_rows(conversation))
-        channels, customers = (hash_column(column)[rows] for column in (channel, customer))
-        keyed[rows] = combine_hashes(combine_hashes(accounts[rows], channels), customers)
+        channels, customers = (hash_column(column).take(rows) for column in (channel, customer))
+        keyed[rows] = combine_hashes(combine_hashes(accounts.take(rows), channels), customers)
     return keyed
 
 

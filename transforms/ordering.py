@@ -60,7 +60,8 @@ def order_events(events: pa.Table, key_hash: Hashes, event_hash: Hashes) -> Orde
     kept, conflicts, exact = _drop_copies(events, rows, key, (key_hash ^ event_hash).take(rows))
     if kept is not None:
         # (One copy of each event stays, so no key goes.)
-        rows, key = rows[kept], key[kept]
+        stays = np.flatnonzero(kept)
+        rows, key = rows.take(stays), key.take(stays)
     at, kind = _sort_within_keys(events, rows, key)
     return OrderedEvents(rows, key, at, kind, conflicts, exact)
 
@@ -237,10 +238,10 @@ def _sort_within_keys(events: pa.Table, rows: Rows, key: npt.NDArray[np.int32]) 
     wrong = same & ((at[1:] < at[:-1]) | ((at[1:] == at[:-1]) & (rank[1:] < rank[:-1])))
     if wrong.any():
         unsorted = np.zeros(int(key[-1]) + 1, bool)
-        unsorted[key[1:][wrong]] = True
-        places = np.flatnonzero(unsorted[key])
-        moved = places[_order_in_keys(key[places], at[places], rank[places])]
-        rows[places], at[places], rank[places] = rows[moved], at[moved], rank[moved]
+        unsorted[key.take(np.flatnonzero(wrong))] = True
+        places = np.flatnonzero(unsorted.take(key))
+        moved = places.take(_order_in_keys(key.take(places), at.take(places), rank.take(places)))
+        rows[places], at[places], rank[places] = rows.take(moved), at.take(moved), rank.take(moved)
     ties = same & (at[1:] == at[:-1]) & (rank[1:] == rank[:-1])
     if ties.any():
         places = np.flatnonzero(np.append(ties, False) | np.append(False, ties))

@@ -133,7 +133,7 @@ def _gap_starts(ev: EventVectors, late: Rows, silent: Mask) -> Rows:
     asks = np.flatnonzero(waiting & is_message)
     if len(asks):
         row, message = late[asks], last_message[asks]
-        begun = turns[_run_begins(ev, turns, number).take(place[asks])]
+        begun = turns[_run_begins(ev, turns, number, place[asks])]
         joins[asks] = (_last_before(ev.is_bot_reply, row) < message) | (_last_before(ev.type == HANDOFF, row) > begun)
     return chosen(late, ~joins)
 
@@ -144,15 +144,16 @@ def _last_before(mask: Mask, rows: Rows) -> Rows:
     return marked[np.searchsorted(marked, rows) - 1]
 
 
-def _run_begins(ev: EventVectors, turns: Rows, number: Codes) -> Rows:
-    """The place in turns of the first message of the run of messages that each place lies in.
+def _run_begins(ev: EventVectors, turns: Rows, number: Codes, places: Codes) -> Rows:
+    """The place in turns of the first message of the run of messages that each of some places in them lies in.
 
     Args:
       ev: the events.
       turns: the rows that hold or end turns.
       number: number of the segment of each event.
+      places: of messages.
     """
     message = ev.is_message.take(turns)
     segment = number.take(turns)
     first = message & ~np.append(False, message[:-1] & (segment[1:] == segment[:-1]))
-    return np.maximum.accumulate(first * np.arange(len(turns)))
+    return np.flatnonzero(first).take(np.cumsum(first, dtype=np.int32).take(places) - 1)

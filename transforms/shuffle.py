@@ -5,10 +5,10 @@ Beam's GroupByKey then carries file names, not rows. The folder must be one that
 
 from __future__ import annotations
 
+import mmap
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,14 @@ PLAIN_EVENTS = pa.schema([field.with_type(pa.string()) if field.name in _IDS els
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A shard's part of one block: a file of Arrow streams, and the byte at which the part's own begins."""
+    """A shard's part of one block: some neighbouring rows of the one batch in a file."""
 
     path: str
     begin: int
+    size: int
 
 
-NO_ROWS = ShardFile("", 0)
+NO_ROWS = ShardFile("", 0, 0)
 """Stands for a shard that may have no rows at all."""
 
 
@@ -83,10 +84,9 @@ def _by_shard(events: pa.Table, shards: int) -> tuple[dict[str, pa.Array], Rows,
       The columns of SHUFFLED_EVENTS, the order of their rows by shard, and each shard, its first row and its number of
       rows.
     """
-    whole = events.combine_chunks()
-    if not whole.num_rows:
+    if not events.num_rows:
         return {}, np.empty(0, np.int64), []
-    columns = {name: whole[name].chunk(0) for name in whole.column_names}
+    columns = {name: one_chunk(events[name]) for name in events.column_names}
     key = (columns[name] for name in ("account_id", "conversation_id", "channel", "customer_id"))
     key_hash = conversation_key_hash(*key)
     columns |= {"key_hash": pa.array(key_hash), "event_hash": pa.array(hash_column(columns["event_id"]))}
@@ -120,7 +120,7 @@ def _take(values: pa.Array, order: Rows) -> pa.Array:
 
 
 def write_shards(events: pa.Table, shards: int, folder: str) -> list[tuple[int, ShardFile]]:
-    """Splits events by their key and writes one file, with an Arrow stream for each shard.
+    """Writes one file of a block's events, those of each shard side by side.
 
     Args:
       events: schema PARSED_EVENTS.
@@ -133,57 +133,67 @@ def write_shards(events: pa.Table, shards: int, folder: str) -> list[tuple[int, 
     columns, order, parts = _by_shard(events, shards)
     if not parts:
         return []
-    stored = {name: _stored(columns[name], order) for name in SHUFFLED_EVENTS.names}
-    path = Path(folder) / f"{uuid.uuid4().hex}.arrow"
-    places = []
-    # Unbuffered, each column of each shard would be a system call or two.
-    with pa.BufferedOutputStream(pa.OSFile(str(path), "wb"), 1 << 20) as sink:
-        for shard, begin, size in parts:
-            places.append((shard, ShardFile(str(path), sink.tell())))
-            rows = {name: _part(values, begin, size) for name, values in stored.items()}
-            batch = pa.RecordBatch.from_arrays(list(rows.values()), names=list(rows))
-            with pa.ipc.new_stream(sink, batch.schema) as writer:
-                writer.write_batch(batch)
-    return places
+    begins = np.array([begin for _, begin, _ in parts])
+    stored = [
+        _stored_ids(columns[name], order, begins) if name in _IDS else _stored(columns[name], order)
+        for name in SHUFFLED_EVENTS.names
+    ]
+    # One batch for all shards: a batch a shard would cost more than what is in it.
+    batch = pa.RecordBatch.from_arrays(stored, names=SHUFFLED_EVENTS.names)
+    path = f"{folder}/{uuid.uuid4().hex}.arrow"
+    # Unbuffered, each column would be a system call or two.
+    with (
+        pa.BufferedOutputStream(pa.OSFile(path, "wb"), 1 << 20) as sink,
+        pa.ipc.new_stream(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+    return [(shard, ShardFile(path, begin, size)) for shard, begin, size in parts]
 
 
-@dataclass(frozen=True)
-class _Words:
-    """A column of words on its way to a file: narrow codes, in the order of the shards, that may be of a null."""
+def _stored(values: pa.Array, order: Rows) -> pa.Array:
+    """A column in the order of the shards, as narrow as it can be; pa.null() stands for one without any value.
 
-    codes: npt.NDArray[Any]
-    words: pa.StringArray
-
-
-def _stored(values: pa.Array, order: Rows) -> pa.Array | _Words:
-    """A column in the order of the shards, as narrow as it can be; pa.null() stands for one without any value."""
+    Of words the codes are narrow, and may be of a null.
+    """
     if values.null_count == len(values):
         return pa.nulls(len(values))
     if not pa.types.is_dictionary(values.type):
         return _take(values, order)
-    indices, words = values.indices, values.dictionary
+    words = values.dictionary
     count = len(words) + (values.null_count > 0)
-    kind = np.dtype(np.int8 if count < 1 << 7 else np.int16 if count < 1 << 15 else np.int32)
-    codes: npt.NDArray[Any] = raw_values(indices).astype(kind).take(order)
-    if values.null_count:
-        # (A choice by a mask would cost ten times as much.)
-        null = kind.type(len(words))
-        codes = (codes - null) * valid_rows(indices).take(order) + null
-        words = pa.concat_arrays([words, pa.nulls(1, words.type)])
-    return _Words(codes, words)
+    codes, words = _with_null(
+        values, np.dtype(np.int8 if count < 1 << 7 else np.int16 if count < 1 << 15 else np.int32)
+    )
+    return pa.DictionaryArray.from_arrays(pa.array(codes.take(order)), words, safe=False)
 
 
-def _part(values: pa.Array | _Words, begin: int, size: int) -> pa.Array:
-    """Some rows of a stored column; of a large dictionary only the words that they use."""
-    if not isinstance(values, _Words):
-        return values.slice(begin, size)
-    codes, words = values.codes[begin : begin + size], values.words
-    if len(words) > size // 2:
-        used = np.zeros(len(words), bool)
-        used[codes] = True
-        codes = (np.cumsum(used, dtype=np.int32) - np.int32(1))[codes]
-        words = words.take(pa.array(np.flatnonzero(used)))
-    return pa.DictionaryArray.from_arrays(pa.array(codes), words, safe=False)
+def _with_null(values: pa.DictionaryArray, kind: np.dtype[Any]) -> tuple[npt.NDArray[Any], pa.StringArray]:
+    """Codes of a kind, none of them null, and the words: null is the last, where there are any."""
+    indices, words = values.indices, values.dictionary
+    codes = raw_values(indices).astype(kind, copy=False)
+    if not values.null_count:
+        return codes, words
+    # (A choice by a mask would cost ten times as much.)
+    null = kind.type(len(words))
+    return (codes - null) * valid_rows(indices) + null, pa.concat_arrays([words, pa.nulls(1, words.type)])
+
+
+def _stored_ids(values: pa.DictionaryArray, order: Rows, begins: Rows) -> pa.Array:
+    """A column of ids in the order of the shards; each shard has its own part of the dictionary, in ascending order.
+
+    Nearly all rows of an id stand together, so the dictionary has an id once for each run of rows.
+    """
+    if values.null_count == len(values):
+        return pa.nulls(len(values))
+    codes, words = _with_null(values, np.dtype(np.int32))
+    codes = codes.take(order)
+    differs = np.empty(len(codes), bool)
+    np.not_equal(codes[1:], codes[:-1], out=differs[1:])
+    differs[begins] = True
+    runs = np.cumsum(differs, dtype=np.int32)
+    runs -= np.int32(1)
+    words = words.take(pa.array(codes.take(np.flatnonzero(differs))))
+    return pa.DictionaryArray.from_arrays(pa.array(runs), words, safe=False)
 
 
 def read_shard(files: Iterable[ShardFile], columns: Sequence[str]) -> pa.Table:
@@ -200,42 +210,60 @@ def read_shard(files: Iterable[ShardFile], columns: Sequence[str]) -> pa.Table:
     parts = []
     for file in files:
         if file != NO_ROWS:
-            with pa.memory_map(file.path) as source:
-                source.seek(file.begin)
-                parts.append(pa.ipc.open_stream(source).read_next_batch())
+            # (Arrow's own map would fetch the whole batch, of which a shard needs a part.)
+            with open(file.path, "rb") as source:
+                mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+            batch = pa.ipc.open_stream(pa.py_buffer(mapped)).read_next_batch()
+            parts.append(batch.slice(file.begin, file.size))
     schema = pa.schema([SHUFFLED_EVENTS.field(name) for name in columns])
     if not parts:
         return schema.empty_table()
-    return pa.Table.from_arrays([_joined([p[f.name] for p in parts], f) for f in schema], schema=schema)
+    return pa.Table.from_arrays([_joined([p.column(f.name) for p in parts], f) for f in schema], schema=schema)
 
 
 def _joined(parts: list[pa.Array], field: pa.Field) -> pa.Array | pa.ChunkedArray:
     """The parts of a column, one after another, with the type that it has."""
     if field.type == WORD:
-        return _joined_words(parts, field.name in _IDS)
+        return _joined_ids(parts) if field.name in _IDS else _joined_words(parts)
     parts = [pa.nulls(len(part), field.type) if pa.types.is_null(part.type) else part for part in parts]
     return pa.chunked_array(parts) if field.name in _RARELY_READ else pa.concat_arrays(parts)
 
 
-def _joined_words(parts: list[pa.Array], are_ids: bool) -> pa.DictionaryArray:
-    """The parts over one dictionary: of ids their dictionaries one after another, of others each word once."""
+def _joined_words(parts: list[pa.Array]) -> pa.DictionaryArray:
+    """The parts over one dictionary, which has each word once."""
     known = [part for part in parts if not pa.types.is_null(part.type)]
-    words = pa.concat_arrays([pa.array([], pa.string()), *(part.dictionary for part in known)])
-    if are_ids:
-        places = np.arange(len(words), dtype=np.int32)
-        if words.null_count:
-            places[np.asarray(words.is_null())] = -1
-    else:
-        encoded = words.dictionary_encode()
-        places, words = dictionary_codes(encoded), encoded.dictionary
+    encoded = pa.concat_arrays([pa.array([], pa.string()), *(part.dictionary for part in known)]).dictionary_encode()
+    places = dictionary_codes(encoded)
     codes = np.full(sum(map(len, parts)), -1, np.int32)
     row = place = 0
     for part in parts:
         if not pa.types.is_null(part.type):
             own = places[place : place + len(part.dictionary)]
-            codes[row : row + len(part)] = own.take(np.asarray(part.indices))
-            place += len(part.dictionary)
+            codes[row : row + len(part)] = own.take(raw_values(part.indices))
+            place += len(own)
         row += len(part)
+    return words_by_code(codes, encoded.dictionary)
+
+
+def _joined_ids(parts: list[pa.Array]) -> pa.DictionaryArray:
+    """The parts over their dictionaries, one after another; each part has neighbouring words of its dictionary."""
+    codes = np.full(sum(map(len, parts)), -1, np.int32)
+    dictionaries = [pa.array([], pa.string())]
+    row = place = 0
+    for part in parts:
+        if not pa.types.is_null(part.type):
+            own = raw_values(part.indices)
+            first, count = int(own[0]), int(own[-1] - own[0]) + 1
+            np.add(own, np.int32(place - first), out=codes[row : row + len(part)])
+            dictionaries.append(part.dictionary.slice(first, count))
+            place += count
+        row += len(part)
+    words = pa.concat_arrays(dictionaries)
+    if words.null_count:
+        places = np.arange(len(words) + 1, dtype=np.int32)
+        places[np.flatnonzero(~valid_rows(words))] = -1
+        places[-1] = -1
+        codes = places.take(codes)
     return words_by_code(codes, words)
 
 

@@ -6,15 +6,18 @@ order, and what is taken away again leaves nothing behind. Values are counted in
 
 from __future__ import annotations
 
+import os
 import pickle
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from transforms.definitions import STATISTICS
-from transforms.histograms import MAX_CELLS, Histogram, add_histograms
+from transforms.histograms import MAX_CELLS, Counts, Histogram, add_histograms, narrow
 
 Integers = npt.NDArray[np.int64]
 
@@ -55,20 +58,26 @@ class Statistics:
         return Statistics((), (), np.empty(0, np.int64), sums, (Histogram.zero(),) * len(HISTOGRAM_NAMES))
 
     def save(self, path: str) -> None:
-        """Writes the statistics to a file that `load` reads."""
-        with open(path, "wb") as file:
-            pickle.dump((self.accounts, self.channels), file)
-            for values in (self.cell, self.sums, *(v for h in self.histograms for v in (h.bins, h.counts))):
-                np.save(file, values)
+        """Writes the statistics to a file that `load` and `add_statistics` read.
+
+        Where a worker writes it once more, those that have the earlier one mapped keep it.
+        """
+        words = np.frombuffer(pickle.dumps((self.accounts, self.channels)), np.uint8)
+        # (As narrow as they are: a fresh page costs more than what is computed on it.)
+        histograms = [values for h in self.histograms for values in (h.bins, narrow(h.counts))]
+        unfinished = f"{path}.{uuid.uuid4().hex}"
+        with pa.OSFile(unfinished, "wb") as file:
+            for values in (words, self.cell, *map(narrow, self.sums), *histograms):
+                pa.ipc.write_tensor(pa.Tensor.from_numpy(values), file)
+        os.replace(unfinished, path)
 
     @staticmethod
     def load(path: str) -> Statistics:
         """Reads what `save` wrote."""
-        with open(path, "rb") as file:
-            accounts, channels = pickle.load(file)
-            cell, sums = np.load(file), np.load(file)
-            histograms = tuple(Histogram(np.load(file), np.load(file)) for _ in HISTOGRAM_NAMES)
-            return Statistics(accounts, channels, cell, sums, histograms)
+        saved = _Saved.map(path)
+        return Statistics(
+            saved.accounts, saved.channels, saved.cell, np.stack(saved.sums, dtype=np.int64), saved.histograms
+        )
 
     def __neg__(self) -> Statistics:
         """What takes these statistics away when it is added."""
@@ -80,10 +89,7 @@ class Statistics:
 
     def unpack(self) -> tuple[Integers, Integers, Integers, Integers]:
         """Basis, account code, channel code and instant (seconds since the epoch) of each cell."""
-        key, seconds = self.cell >> _TIME_BITS, (self.cell & ((1 << _TIME_BITS) - 1)) - _TIME_ZERO
-        key, channel = np.divmod(key, max(len(self.channels), 1))
-        basis, account = np.divmod(key, max(len(self.accounts), 1))
-        return basis, account, channel, seconds
+        return _unpacked(self)
 
     def histogram(self, name: str) -> Histogram:
         """The histogram of this name."""
@@ -115,13 +121,43 @@ class Statistics:
         return (key << _TIME_BITS) | (seconds + _TIME_ZERO)
 
 
-def add_statistics(parts: Iterable[Statistics]) -> Statistics:
+@dataclass(frozen=True)
+class _Saved:
+    """Statistics in a file that is mapped into memory; every sum is as narrow as it was saved."""
+
+    accounts: tuple[str | None, ...]
+    channels: tuple[str, ...]
+    cell: Integers
+    sums: list[Counts]
+    histograms: tuple[Histogram, ...]
+
+    @staticmethod
+    def map(path: str) -> _Saved:
+        with pa.memory_map(path) as file:
+            words, cell, *numbers = (
+                pa.ipc.read_tensor(file).to_numpy() for _ in range(2 + len(SUM_NAMES) + 2 * len(HISTOGRAM_NAMES))
+            )
+        sums, parts = numbers[: len(SUM_NAMES)], numbers[len(SUM_NAMES) :]
+        histograms = tuple(map(Histogram, parts[::2], parts[1::2]))
+        accounts, channels = pickle.loads(words.tobytes())
+        return _Saved(accounts, channels, cell, sums, histograms)
+
+
+def _unpacked(given: Statistics | _Saved) -> tuple[Integers, Integers, Integers, Integers]:
+    key, seconds = given.cell >> _TIME_BITS, (given.cell & ((1 << _TIME_BITS) - 1)) - _TIME_ZERO
+    key, channel = np.divmod(key, max(len(given.channels), 1))
+    basis, account = np.divmod(key, max(len(given.accounts), 1))
+    return basis, account, channel, seconds
+
+
+def add_statistics(given: Iterable[Statistics | str]) -> Statistics:
     """Adds statistics up; what adds up to nothing is gone.
 
     Args:
-      parts: statistics over any accounts, channels and cells.
+      given: statistics, or names of files of them, over any accounts, channels and cells.
     """
-    parts = [part for part in parts if len(part.cell)]
+    mapped = (_Saved.map(one) if isinstance(one, str) else one for one in given)
+    parts = [part for part in mapped if len(part.cell)]
     if not parts:
         return Statistics.zero()
     accounts = tuple(sorted({a for p in parts for a in p.accounts}, key=lambda a: (a is not None, a or "")))
@@ -131,7 +167,7 @@ def add_statistics(parts: Iterable[Statistics]) -> Statistics:
     union = replace(Statistics.zero(), accounts=accounts, channels=channels)
     cells = []
     for part in parts:
-        basis, account, channel, seconds = part.unpack()
+        basis, account, channel, seconds = _unpacked(part)
         account = np.array([account_codes[a] for a in part.accounts], np.int64)[account]
         channel = np.array([channel_codes[c] for c in part.channels], np.int64)[channel]
         cells.append(union.pack(basis, account, channel, seconds))

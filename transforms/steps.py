@@ -32,10 +32,6 @@ DEAD_LETTERS, COUNTS, LATEST, LATE = "dead_letters", "counts", "latest", "late"
 """Names of side outputs; COUNTS are dicts of numbers of rows, to be added up."""
 
 
-_PARTS_AT_ONCE = 6
-"""Statistics of so many shards are in memory at a time while they are added up."""
-
-
 class ParseEvents(beam.PTransform):
     """Blocks of rows -> events (main), DEAD_LETTERS, COUNTS, LATEST, and of a stream LATE.
 
@@ -169,12 +165,7 @@ def _as_it_is(element: Any) -> Any:
 def _kpi_tables(
     parts: list[Statistics | str], timezone: str, stored: StoredStatistics | None, as_of: int | None
 ) -> tuple[pa.Table, ...]:
-    statistics = Statistics.zero()
-    for place in range(0, len(parts), _PARTS_AT_ONCE):
-        some = parts[place : place + _PARTS_AT_ONCE]
-        loaded = [Statistics.load(part) if isinstance(part, str) else part for part in some]
-        statistics = add_statistics([statistics, *loaded])
-    return compute_kpis(statistics, timezone, as_of or 0, stored)
+    return compute_kpis(add_statistics(parts), timezone, as_of or 0, stored)
 
 
 class Gather(beam.PTransform):

@@ -20,7 +20,7 @@ def statistic_columns(windows: Statistics) -> dict[str, pa.Array]:
     for statistic in STATISTICS:
         if statistic.name in HISTOGRAM_PLACES:
             histogram = windows.histogram(statistic.name)
-            offsets = np.searchsorted(histogram.place, np.arange(len(windows.cell) + 1)).astype(np.int32)
+            offsets = histogram.edges(len(windows.cell)).astype(np.int32)
             entries = pa.StructArray.from_arrays(
                 [pa.array(histogram.bucket.astype(np.int16)), pa.array(histogram.counts.astype(np.int32))],
                 fields=list(HISTOGRAM.value_type),

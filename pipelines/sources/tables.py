@@ -113,9 +113,7 @@ def read_parquet(block: Block) -> list[RawRows]:
       UserError: the row group is damaged.
     """
     try:
-        source = open_stored(block.source)
-        with pq.ParquetFile(source, metadata=block.payload, pre_buffer=True) as parquet:
-            schema = parquet.schema_arrow
+        schema = block.payload.schema.to_arrow_schema()
         words = [name for name in WORD_COLUMNS if name in schema.names and is_text(schema.field(name).type)]
         names, unknown = _wanted(schema, block.source)
         source = open_stored(block.source)
