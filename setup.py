@@ -24,7 +24,7 @@ setup(
         "pipelines.flink": ["pom.xml"],
         "pipelines.kafka": ["pom.xml"],
     },
-    entry_points={"console_scripts": ["care-kpis = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["care-kpis = pipelines.cli:command"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "click>=8.2,<9",

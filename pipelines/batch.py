@@ -5,8 +5,10 @@ One run is one cycle: rows -> ParseEvents -> PairMessages -> ComputeKpis -> one 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from pipelines.growth import ROWS_FOLDER, STATE
 from pipelines.memory import keep_freed_memory
 from pipelines.options import BatchOptions, parse_beam_options
 from pipelines.progress import Progress, SilentProgress
+from pipelines.sources.ahead import taken
 from pipelines.sources.blocks import Block
 from pipelines.sources.files import InputFile, list_files
 from pipelines.sources.formats import blocks, estimate_rows, read_block
@@ -51,6 +54,9 @@ ADDING_UP = "Adding up KPIs"
 WORK = "_work"
 """Folder of a snapshot in the making for what is not part of the result."""
 
+SHUFFLED = "shuffled"
+"""Folder of WORK for the shuffled events, which are most of it."""
+
 
 def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary | NothingNew:
     """Runs the batch pipeline and publishes its result.
@@ -79,12 +85,13 @@ def run(options: BatchOptions, progress: Progress | None = None) -> RunSummary |
         cycle = Cycle(options, options.settings, files, rows, growth)
         while True:
             work = snapshot.path / WORK
-            work.mkdir()
+            (work / SHUFFLED).mkdir(parents=True)
             stages.begin("Reading events", rows)
-            with begin_warehouse(snapshot, cycle) as warehouse:
-                stages.on_begin = partial(_load_facts, stages, warehouse)
+            with begin_warehouse(snapshot, cycle) as warehouse, ThreadPoolExecutor(1) as beside:
+                stages.on_begin = partial(_paired, stages, warehouse, beside, work)
                 with on_cluster(beam_options), beam.Pipeline(options=beam_options) as pipeline:
                     build(pipeline, cycle, snapshot.path, stages)
+                beside.shutdown()
                 again = cycle.again(read_counts(work))
                 if again is None:
                     stages.begin("Writing the warehouse")
@@ -110,7 +117,7 @@ def build(pipeline: beam.Pipeline, cycle: Cycle, root: Path, stages: Stages) -> 
     parsed = _blocks(pipeline, cycle.files, options) | "ParseEvents" >> ParseEvents(_Read(stages.token, sources))
     latest = parsed[LATEST] | "Moments" >> beam.Map(_moment)
     as_of = latest | "LatestRead" >> Gather(latest_of) | "AsOf" >> beam.Map(cycle.as_of)
-    shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work, all_shards=before is not None)
+    shuffled = parsed.events | "ShuffleEvents" >> ShuffleEvents(shards, work / SHUFFLED, all_shards=before is not None)
     told = shuffled | "TellPair" >> Tell(stages.token, "Pairing messages")
     paired = told | "PairMessages" >> PairMessages(settings, as_of, work, growing and growing.itself)
     first, stored = Tell(stages.token, ADDING_UP), None if before is None else before.statistics
@@ -135,9 +142,15 @@ def _moment(latest: tuple[str, int]) -> int:
     return latest[1]
 
 
-def _load_facts(stages: Stages, warehouse: Warehouse, stage: str) -> None:
-    """Lets the warehouse take conversations and turns while the KPIs are added up; the commit adds what it missed."""
-    if stage == ADDING_UP and isinstance(warehouse, WarehouseLoader):
+def _paired(stages: Stages, warehouse: Warehouse, beside: ThreadPoolExecutor, work: Path, stage: str) -> None:
+    """Lets go of the shuffled events, and lets the warehouse take conversations and turns, while KPIs are added up.
+
+    The commit adds what the warehouse missed.
+    """
+    if stage != ADDING_UP:
+        return
+    beside.submit(shutil.rmtree, work / SHUFFLED)
+    if isinstance(warehouse, WarehouseLoader):
         for table, files in stages.files.items():
             warehouse.add_files(table, sorted(files))
 
@@ -162,7 +175,7 @@ class _Read:
         self._token, self._sources = token, sources
 
     def __call__(self, block: Block) -> list[RawRows]:
-        parts = read_block(block)
+        parts = taken(block) or read_block(block)
         Stages.advance(self._token, sum(len(part.positions) + len(part.unreadable.positions) for part in parts))
         if block.source in self._sources:
             parts = [replace(part, source=self._sources[block.source]) for part in parts]
@@ -173,5 +186,6 @@ if __name__ == "__main__":
     import sys
 
     from pipelines.cli import main
+    from pipelines.exits import run_process
 
-    sys.exit(main(["batch", *sys.argv[1:]]))
+    sys.exit(run_process(lambda: main(["batch", *sys.argv[1:]])))

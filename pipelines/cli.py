@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ from pipelines.commands.shell import shell
 from pipelines.commands.sql import sql
 from pipelines.commands.stream import stream
 from pipelines.commands.watch import watch
-from pipelines.exits import INTERRUPTED, exit_code_of
+from pipelines.exits import INTERRUPTED, exit_code_of, run_process
 from pipelines.parameters import FORMATS, NamedPath
 from transforms.errors import UserError
 
@@ -154,6 +155,7 @@ def batch(
 
     from pipelines.options import BatchOptions, parse_beam_options, quieten_beam, source_notes, split_arguments
     from pipelines.progress import show_progress
+    from pipelines.sources.ahead import read_ahead
     from pipelines.summary import show_summary
 
     more_inputs, beam_args = split_arguments(context.args)
@@ -174,7 +176,8 @@ def batch(
         audit=audit,
         beam_args=beam_args,
     )
-    with show_progress(Console(stderr=True)) as progress:
+    ahead = nullcontext() if source or append or beam_args else read_ahead(options.inputs, file_format)
+    with show_progress(Console(stderr=True)) as progress, ahead:
         progress.stage("Starting Beam")
         quieten_beam()
         parse_beam_options(beam_args)
@@ -242,3 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("Stopped.", err=True)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def command() -> int:
+    """Runs the command of this process; see main."""
+    return run_process(main)

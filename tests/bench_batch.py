@@ -65,7 +65,7 @@ def measure(*command: object) -> Measured:
 def batch(inputs: Path, output: Path, config: Path) -> Measured:
     """The project's own command, into an empty folder."""
     shutil.rmtree(output, ignore_errors=True)
-    code = "import sys; from pipelines.cli import main; sys.exit(main())"
+    code = "import sys; from pipelines.cli import command; sys.exit(command())"
     return measure(sys.executable, "-c", code, "batch", "--input", inputs, "--output", output, "--config", config)
 
 

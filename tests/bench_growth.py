@@ -27,7 +27,7 @@ GIANT = 1_000_000
 
 def care_kpis(*words: object) -> Measured:
     """One command of the project in a process of its own."""
-    return measure(sys.executable, "-c", "import sys; from pipelines.cli import main; sys.exit(main())", *words)
+    return measure(sys.executable, "-c", "import sys; from pipelines.cli import command; sys.exit(command())", *words)
 
 
 def append(inputs: Path, output: Path, config: Path) -> Measured:

@@ -247,6 +247,29 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("code", "returned", "said"),
+    [
+        ("return 0", 0, "done\n"),
+        ("return 4", 4, "done\n"),
+        ("raise ValueError('unforeseen')", 1, "done\n"),
+        ("sys.stdout.close(); return 0", 120, ""),
+        ("threading.Timer(0.2, lambda: print('late')).start(); return 0", 0, "late\ndone\n"),
+    ],
+)
+def test_the_end_of_a_process(code: str, returned: int, said: str) -> None:
+    """It waits for threads, does what is registered, shows what nobody foresaw, and tells what could not be written."""
+    lines = (
+        "import atexit, sys, threading",
+        "from pipelines.exits import run_process",
+        f"def main():\n    atexit.register(lambda: print('done'))\n    {code}",
+        "sys.exit(run_process(main))",
+    )
+    done = in_a_new_process("\n".join(lines))
+    assert (done.returncode, done.stdout) == (returned, said)
+    assert ("ValueError: unforeseen" in done.stderr) == (returned == 1)
+
+
 def test_a_pipe_that_knows_no_letters_but_ascii(tmp_path: Path) -> None:
     """Letters that cannot be shown do not end the run."""
     config = tmp_path / "care.toml"

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import pickle
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -25,8 +27,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.sources import ahead, delimited, files, lines, ndjson, tables
 from pipelines.sources import blocks as blocks_module
-from pipelines.sources import delimited, files, lines, ndjson, tables
+from pipelines.sources.ahead import read_ahead, taken
 from pipelines.sources.blocks import Block
 from pipelines.sources.files import InputFile, list_files
 from pipelines.sources.formats import blocks, estimate_rows, read_block
@@ -980,3 +983,36 @@ def test_unreadable_file_formats_are_listed() -> None:
     """Every format that a file can have can be cut and read."""
     assert files.FORMATS == ("ndjson", "csv", "parquet", "arrow")
     assert isinstance(read_block(Block("f", "ndjson", 1, SOUND)), list)
+
+
+def test_the_first_blocks_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is given once, and read no second time; later ones, and those that cannot be read, are left alone."""
+    for name in ("a", "b", "c"):
+        pq.write_table(as_table(), tmp_path / f"{name}.parquet", row_group_size=10)
+    every = [block for file in list_files([str(tmp_path)]) for block in blocks(file)]
+    read: list[Block] = []
+    reading = threading.Event()
+
+    def noted(block: Block) -> list[Any]:
+        read.append(block)
+        if len(read) == 5:
+            reading.wait(10)
+        return read_block(block)
+
+    monkeypatch.setattr(ahead, "read_block", noted)
+    assert taken(every[0]) is None
+    with read_ahead([str(tmp_path)], None):
+        while len(read) < 5:
+            time.sleep(0.001)
+        threading.Timer(0.05, reading.set).start()
+        for block in every[:5]:
+            rows = taken(block)
+            assert rows is not None
+            assert rows[0].columns["event_id"].equals(read_block(block)[0].columns["event_id"])
+        assert taken(every[0]) is None and taken(every[5]) is None
+    assert len(read) == 5 and not ahead._ahead
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really PAR1")
+    with read_ahead([str(tmp_path)], None):
+        assert taken(every[0]) is None
+    with read_ahead([str(tmp_path / "nothing")], None):
+        assert taken(every[0]) is None
