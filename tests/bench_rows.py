@@ -1,9 +1,10 @@
 """The same logic row at a time: the way to write it in Beam that comes to mind first, as a yardstick of the bench.
 
 Parquet rows become tuples, are validated one by one, keyed by conversation and grouped; a loop over the events of a key
-runs the state machine, and the counts and sums of every hour are added up by CombinePerKey. Less is done than by the
-batch pipeline: default settings and split_threads only, no infer_resolution and repeat_contact, no histograms, no days,
-weeks and months, no warehouse; dead letters are counted.
+runs the state machine; the counts, sums and histograms of every hour are added up by CombinePerKey, and those of every
+day, week and month from them; a window's KPIs are computed from its own. Less is done than by the batch pipeline:
+default settings and split_threads only, no infer_resolution and repeat_contact, a warehouse without comments and views;
+dead letters are counted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import apache_beam as beam
+import duckdb
 import pyarrow as pa
 from apache_beam.io.parquetio import ReadAllFromParquet, WriteToParquet
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -33,6 +36,7 @@ TIE_ORDER = {
 }
 END_OF_TIME = 4_133_980_800_000_000
 SPLIT_CHANNELS = frozenset(("whatsapp", "facebook"))
+TIMEZONE = ZoneInfo("Europe/Berlin")
 HOUR = 3_600_000_000
 GAP, MAX_IDLE, MAX_OPEN = 24 * HOUR, 30 * 24 * HOUR, 365 * 24 * HOUR
 
@@ -44,6 +48,7 @@ _SPOKEN = frozenset(("message", "reply", _BOT))
 
 Counts = dict[str, int]
 Cell = tuple[str, int, str, str]
+Window = tuple[str, str, int, str, str]
 
 
 class Event(NamedTuple):
@@ -545,8 +550,22 @@ def turn_row(conversation: dict[str, Any], number: int, turn: Turn) -> dict[str,
 # Hours
 
 
+_HISTOGRAMS = frozenset(
+    f"{what}_seconds" for what in ("first_response", "first_reply", "reply", "handle", "resolution")
+)
+
+
+def bucket_of(micros: int) -> int:
+    """The histogram bucket of a duration: its exponent and the first six bits of its mantissa."""
+    mantissa, exponent = math.frexp(micros)
+    return 1 + 64 * (exponent - 1) + int((mantissa * 2 - 1) * 64) if micros else 0
+
+
 def cells_of(c: Conversation, row: dict[str, Any]) -> Iterable[tuple[Cell, Counts]]:
-    """What one conversation adds to the statistics: by basis, hour, account and channel; sums in millionths."""
+    """What one conversation adds to the statistics: by basis, hour, account and channel; sums in millionths.
+
+    A bin of a histogram is counted under its name and its bucket.
+    """
     cells: dict[Cell, Counts] = defaultdict(lambda: defaultdict(int))
     account = "" if row["account_id"] is None else row["account_id"]
     channel, opened = row["channel"], cells["opened", row["opened_at"] // HOUR, account, row["channel"]]
@@ -562,8 +581,11 @@ def cells_of(c: Conversation, row: dict[str, Any]) -> Iterable[tuple[Cell, Count
 
     def add_seconds(time_: int | None, name: str, value: float | None, own_channel: str = channel) -> None:
         if time_ is not None and value is not None:
+            micros = round(value * 1e6)
             for cell in (at(time_, own_channel), opened):
-                cell[name] += round(value * 1e6)
+                cell[f"sum_{name}"] += micros
+                if name in _HISTOGRAMS:
+                    cell[f"{name[:-8]}_histogram {bucket_of(micros)}"] += 1
 
     for event in c.events:
         if event.kind in ("reply", _BOT):
@@ -577,7 +599,7 @@ def cells_of(c: Conversation, row: dict[str, Any]) -> Iterable[tuple[Cell, Count
             add(message.at, names, message.channel)
         if turn.outcome == "answered":
             add(turn.end, ("answered_turn_count",), turn.first.channel)
-            add_seconds(turn.end, "sum_reply_seconds", _seconds(turn.first.at, turn.end), turn.first.channel)
+            add_seconds(turn.end, "reply_seconds", _seconds(turn.first.at, turn.end), turn.first.channel)
         for moment, change in turn.changes:
             at(moment, turn.first.channel)["waiting_in_count" if change > 0 else "waiting_out_count"] += 1
     if row["is_proactive"]:
@@ -591,13 +613,13 @@ def cells_of(c: Conversation, row: dict[str, Any]) -> Iterable[tuple[Cell, Count
     add(row["opened_at"], ["resolvable_resolved_count"] * is_resolved)
     for name in ("first_response", "first_reply"):
         add(row[f"{name}_at"], (f"{name}_count",))
-        add_seconds(row[f"{name}_at"], f"sum_{name}_seconds", row[f"{name}_seconds"])
+        add_seconds(row[f"{name}_at"], f"{name}_seconds", row[f"{name}_seconds"])
     if row["answer_seconds"] is not None:
         add(row["first_response_at"], ("answer_count",))
-        add_seconds(row["first_response_at"], "sum_answer_seconds", row["answer_seconds"])
+        add_seconds(row["first_response_at"], "answer_seconds", row["answer_seconds"])
     add(row["resolved_at"], ("resolved_count",))
     for name in ("handle", "engaged", "hold", "resolution"):
-        add_seconds(row["resolved_at"], f"sum_{name}_seconds", row[f"{name}_seconds"])
+        add_seconds(row["resolved_at"], f"{name}_seconds", row[f"{name}_seconds"])
     handled = {
         "handled_count": row["is_handled"],
         "first_contact_resolution_count": row["is_first_contact_resolution"],
@@ -609,7 +631,7 @@ def cells_of(c: Conversation, row: dict[str, Any]) -> Iterable[tuple[Cell, Count
     add(row["handled_at"], [name for name, holds in handled.items() if holds])
     if c.rating is not None:
         add(row["rated_at"], ["rating_count"] + ["satisfied_count"] * (row["csat_score"] >= 4))
-        add_seconds(row["rated_at"], "sum_csat", row["csat_score"])
+        add_seconds(row["rated_at"], "csat", row["csat_score"])
     return cells.items()
 
 
@@ -638,11 +660,86 @@ class AddCountsCombineFn(beam.CombineFn):
         return accumulator
 
 
-def hour_row(cell: Cell, counts: Counts) -> str:
-    """One line of hours.ndjson."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Windows
+
+
+def windows_of(cell: Cell) -> Iterator[Window]:
+    """The day, week and month of an hour, each by its start."""
     basis, hour, account, channel = cell
-    place = {"basis": basis, "window_start": hour * HOUR, "account_id": account or None, "channel": channel}
-    return json.dumps({**place, **counts})
+    local = datetime.fromtimestamp(hour * 3600, TIMEZONE)
+    day = local.replace(hour=0, fold=0)
+    starts = {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}
+    for grain, start in starts.items():
+        yield basis, grain, int(start.timestamp()) * 1_000_000, account, channel
+
+
+def as_window(cell: Cell) -> Window:
+    """An hour as a window."""
+    basis, hour, account, channel = cell
+    return basis, "hour", hour * HOUR, account, channel
+
+
+def _histograms(counts: Counts) -> dict[str, list[tuple[int, int]]]:
+    """Bins by the name of their histogram, ascending."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for key, count in counts.items():
+        name, _, bucket = key.partition(" ")
+        if bucket:
+            found[name].append((int(bucket), count))
+    return defaultdict(list, {name: sorted(bins) for name, bins in found.items()})
+
+
+def _percentile(bins: list[tuple[int, int]], percent: int) -> float | None:
+    """The middle of the bucket of the value with this rank, seconds."""
+    rank = -(-sum(count for _, count in bins) * percent // 100)
+    for bucket, count in bins:
+        rank -= count
+        if rank <= 0:
+            exponent, mantissa = divmod(bucket - 1, 64)
+            return math.ldexp(1 + (mantissa + 0.5) / 64, exponent) / 1e6 if bucket else 0.0
+    return None
+
+
+def _key_of(window: Window) -> dict[str, Any]:
+    basis, grain, start, account, channel = window
+    return {
+        "basis": basis,
+        "grain": grain,
+        "window_start": start,
+        "account_id": account or None,
+        "channel": channel,
+    }
+
+
+def statistics_row(window: Window, counts: Counts) -> str:
+    """One line of kpi_statistics.ndjson; sums in millionths."""
+    from transforms.definitions import STATISTICS
+
+    row, histograms = _key_of(window), _histograms(counts)
+    for statistic in STATISTICS:
+        name = statistic.name
+        row[name] = histograms[name] if statistic.kind == "histogram" else counts.get(name, 0)
+    return json.dumps(row)
+
+
+def kpi_row(window: Window, counts: Counts) -> str:
+    """One line of kpis.ndjson."""
+    from transforms.definitions import KPIS
+
+    row, histograms = _key_of(window), _histograms(counts)
+    for kpi in KPIS:
+        above, below = counts.get(kpi.numerator, 0), counts.get(kpi.denominator or "", 0)
+        if kpi.kind == "count":
+            row[kpi.name] = above
+        elif kpi.kind == "change":
+            row[kpi.name] = above - below if window[0] == "activity" else None
+        elif kpi.quantile is not None:
+            row[kpi.name] = _percentile(histograms[kpi.numerator], round(kpi.quantile * 100))
+        elif kpi.kind != "running":
+            total = above / 1e6 if kpi.numerator.startswith("sum_") else float(above)
+            row[kpi.name] = total / below if below else None
+    return json.dumps(row)
 
 
 def _latest(times: Iterable[int]) -> int:
@@ -650,7 +747,7 @@ def _latest(times: Iterable[int]) -> int:
 
 
 def run_rows(inputs: list[str], output: Path) -> dict[str, Any]:
-    """Makes conversations and turns (Parquet) and the counts and sums of every hour (NDJSON) of event files.
+    """Makes conversations, turns (Parquet), kpi_statistics and kpis (NDJSON) of event files, and care.duckdb of them.
 
     Args:
       inputs: Parquet files with the input columns of the contract.
@@ -680,9 +777,19 @@ def run_rows(inputs: list[str], output: Path) -> dict[str, Any]:
             _ = found | f"Write{table.name}" >> WriteToParquet(
                 target, schema, codec="zstd", file_name_suffix=".parquet"
             )
-        lines = hours | "HourRows" >> beam.MapTuple(hour_row)
-        _ = lines | "WriteHours" >> beam.io.WriteToText(str(output / "hours"), ".ndjson")
+        larger = hours | "Windows" >> beam.FlatMap(lambda item: [(window, item[1]) for window in windows_of(item[0])])
+        added = larger | "AddWindows" >> beam.CombinePerKey(AddCountsCombineFn())
+        each = hours | "Hours" >> beam.MapTuple(lambda cell, counts: (as_window(cell), counts))
+        windows = (each, added) | beam.Flatten()
+        for table, row_of in (("kpi_statistics", statistics_row), ("kpis", kpi_row)):
+            lines = windows | f"Rows of {table}" >> beam.MapTuple(row_of)
+            _ = lines | f"Write{table}" >> beam.io.WriteToText(str(output / table), ".ndjson")
         _ = reasons | "WriteLetters" >> beam.io.WriteToText(str(output / "dead_letters"), ".txt")
+    with duckdb.connect(str(output / "care.duckdb")) as warehouse:
+        for table in ("conversations", "turns"):
+            warehouse.execute(f"CREATE TABLE {table} AS FROM read_parquet('{output}/{table}-*.parquet')")
+        for table in ("kpi_statistics", "kpis"):
+            warehouse.execute(f"CREATE TABLE {table} AS FROM read_json('{output}/{table}-*.ndjson')")
     seconds, after = time.perf_counter() - started, os.times()
     return {"seconds": seconds, "cpu_seconds": math.fsum((after.user, after.system, -before.user, -before.system))}
 

@@ -27,7 +27,7 @@ from pipelines.sources.formats import blocks, read_block
 from sinks.duckdb import definitions_table
 from sinks.parquet import MONTHS, month_folder
 from transforms.dead_letters import conflict_letters
-from transforms.definitions import STATISTICS
+from transforms.definitions import KPIS, STATISTICS
 from transforms.events import parse_events
 from transforms.ordering import order_events
 from transforms.schema import EVENT_COLUMNS, PARSED_EVENTS, TIMESTAMP
@@ -45,7 +45,7 @@ START = 1_767_225_600_000_000
 """Random worlds are moved to the years from 2026 on, so that one run can hold many of them."""
 
 COUNTS = ("rows_read", "events_kept", "exact_duplicates", "conversations", "turns")
-SUMS = {s.name: s.kind for s in STATISTICS if s.kind != "histogram"}
+WINDOW = ("basis", "grain", "window_start", "account_id", "channel")
 
 
 @cache
@@ -232,24 +232,40 @@ def test_sql_equals_the_kernels_on_random_worlds(first: int, tmp_path: Path) -> 
 
 
 def test_rows_equal_the_kernels(tmp_path: Path) -> None:
-    """Conversations, turns, and counts and sums by hour of generated events, row at a time."""
+    """All tables of generated events, row at a time, histograms and percentiles included."""
     bench_rows.run_rows(write_files(generated(), tmp_path), tmp_path)
     made = {
         table: [row for path in tmp_path.glob(f"{table}-*.parquet") for row in as_rows(pq.read_table(path))]
         for table in ("conversations", "turns")
     }
     assert compare_tables(made, wanted().tables(), tables=("conversations", "turns")) == []
-    hours = {
-        (cell["basis"], cell["window_start"], cell["account_id"], cell["channel"]): cell
-        for path in tmp_path.glob("hours-*.ndjson")
-        for cell in map(json.loads, path.read_text("utf-8").splitlines())
+    lines = {
+        table: [json.loads(line) for path in tmp_path.glob(f"{table}-*.ndjson") for line in path.open()]
+        for table in ("kpi_statistics", "kpis")
     }
-    want = [row for row in as_rows(wanted().kpi_statistics) if row["grain"] == "hour"]
-    assert len(hours) == len(want)
+    found = {tuple(row[name] for name in WINDOW): row for row in lines["kpi_statistics"]}
+    want = as_rows(wanted().kpi_statistics)
+    assert len(found) == len(lines["kpi_statistics"]) == len(want)
     for row in want:
-        cell = hours[row["basis"], row["window_start"], row["account_id"], row["channel"]]
-        for name, kind in SUMS.items():
-            assert cell.get(name, 0) == (row[name] if kind == "count" else round(row[name] * 1e6)), name
+        cell = found[tuple(row[name] for name in WINDOW)]
+        for statistic in STATISTICS:
+            value = row[statistic.name]
+            if statistic.kind == "histogram":
+                value = [[one["bucket"], one["count"]] for one in value]
+            elif statistic.kind != "count":
+                value = round(value * 1e6)
+            assert cell[statistic.name] == value, statistic.name
+    kpis = {tuple(row[name] for name in WINDOW): row for row in lines["kpis"]}
+    assert len(kpis) == len(want)
+    for row in wanted().tables()["kpis"]:
+        ours = kpis[tuple(row[name] for name in WINDOW)]
+        for kpi in KPIS:
+            if row[kpi.name] is None and kpi.kind != "running":
+                assert ours[kpi.name] is None, kpi.name
+            elif kpi.kind != "running":
+                assert ours[kpi.name] == pytest.approx(row[kpi.name], rel=1e-9), kpi.name
+    with duckdb.connect(str(tmp_path / "care.duckdb"), read_only=True) as warehouse:
+        assert warehouse.sql("SELECT count(*) FROM kpis").fetchall() == [(len(want),)]
     faults = sum(
         int(line.rsplit(",", 1)[1].strip(" )\n")) for path in tmp_path.glob("dead_letters-*") for line in path.open()
     )
