@@ -178,10 +178,10 @@ def test_many_golden_cases(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(100, 112, 6))
+@pytest.mark.parametrize("first", range(100, 108, 4))
 def test_many_worlds(first: int, tmp_path: Path, tidy: None) -> None:
     """Many more random worlds, with late events and without."""
-    for seed in range(first, first + 6):
+    for seed in range(first, first + 4):
         for check in (check_world, check_late_world):
             with contextlib.suppress(pytest.skip.Exception):
                 check(seed, tmp_path / f"{check.__name__} {seed}")

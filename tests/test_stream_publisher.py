@@ -83,6 +83,10 @@ def whole(inbox: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
     return rows_of(output)
 
 
+KILLS = 12
+"""So often a test kills processes that publish."""
+
+
 def stream_all(inbox: Path, output: Path, ears: Watcher) -> None:
     """Takes one file a cycle, and publishes as often as can be."""
     options = StreamOptions(
@@ -133,7 +137,8 @@ def test_the_publisher_is_killed_at_any_moment(
     rng, killed, ears, is_over = random.Random(3), [], Ears(), threading.Event()
 
     def kill() -> None:
-        while not is_over.wait(0.01):
+        # Not for ever: where the machine is slow, none would have the time to publish.
+        while len(killed) < KILLS and not is_over.wait(0.01):
             for process in publishers(os.getpid()):
                 is_over.wait(rng.uniform(0, 1.5))
                 with contextlib.suppress(ProcessLookupError):
