@@ -111,22 +111,27 @@ class ShuffleEvents(beam.PTransform):
 
     def expand(self, events: beam.PCollection) -> beam.PCollection:
         """Applies the step."""
-        written = events | "Write" >> beam.ParDo(_ShuffleFn(self._shards, self._folder))
+        written = events | "Write" >> beam.ParDo(ShuffleFn(self._shards, self._folder))
         if self._all_shards:
             nothing = [(shard, NO_ROWS) for shard in range(self._shards)]
             written = (written, events.pipeline | "Shards" >> beam.Create(nothing)) | beam.Flatten()
         return written | "ByShard" >> beam.GroupByKey()
 
 
-class _ShuffleFn(ThreadedFn):
+class ShuffleFn(ThreadedFn):
+    """Events -> (shard, its part of a file), as ShuffleEvents does it."""
+
     def __init__(self, shards: int, folder: str) -> None:
+        """Takes the number of shards, and a folder that every worker sees."""
         super().__init__()
         self._shards, self._folder = shards, folder
 
     def work(self, element: pa.Table, side: None) -> list[tuple[int, ShardFile]]:
+        """Writes one block."""
         return write_shards(element, self._shards, self._folder)
 
     def emit(self, result: list[tuple[int, ShardFile]]) -> Iterator[Any]:
+        """Yields each part."""
         return iter(result)
 
 

@@ -36,12 +36,11 @@ from pipelines.work_folder import (
     KeepWakes,
     keep_counts,
 )
-from transforms.batches import ThreadedFn
 from transforms.pair_steps import CHANGES, STATISTICS, WAKES, WAS_LETTERS, Growing, PairMessages
 from transforms.raw_rows import RawRows
 from transforms.settings import Settings
-from transforms.shuffle import NO_ROWS, ShardFile, write_shards
-from transforms.steps import COUNTS, DEAD_LETTERS, LATE, LATEST, ComputeKpis, Gather, ParseEvents
+from transforms.shuffle import NO_ROWS
+from transforms.steps import COUNTS, DEAD_LETTERS, LATE, LATEST, ComputeKpis, Gather, ParseEvents, ShuffleFn
 from transforms.tables import LATE_EVENTS
 
 
@@ -129,21 +128,11 @@ class CycleGraph:
         parsed[COUNTS] | "KeepCounts" >> Gather(_keep_counts, work, AsIter(paired[COUNTS]), AsIter(paired[LATEST]))
 
 
-class _ShuffleFn(ThreadedFn):
+class _ShuffleFn(ShuffleFn):
     """As ShuffleEvents, and tells of every shard, so that one without new events is looked at too.
 
     There is one bundle in a cycle; what it ends with takes two steps less than what is flattened into it.
     """
-
-    def __init__(self, shards: int, folder: str) -> None:
-        super().__init__()
-        self._shards, self._folder = shards, folder
-
-    def work(self, element: pa.Table, side: None) -> list[tuple[int, ShardFile]]:
-        return write_shards(element, self._shards, self._folder)
-
-    def emit(self, result: list[tuple[int, ShardFile]]) -> Iterator[Any]:
-        return iter(result)
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from super().finish_bundle()
