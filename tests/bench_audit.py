@@ -10,18 +10,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import duckdb
-from bench_batch import EVENTS, ROOT, SETTINGS, Measured, generate, measure
+from bench_batch import EVENTS, ROOT, SETTINGS, Measured, care_kpis, generate
 
 FEW = 20_000
-
-
-def care_kpis(*words: object) -> Measured:
-    """One command of the project in a process of its own."""
-    return measure(sys.executable, "-c", "import sys; from pipelines.cli import command; sys.exit(command())", *words)
 
 
 def show(what: str, cost: Measured) -> None:

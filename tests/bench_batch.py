@@ -62,11 +62,15 @@ def measure(*command: object) -> Measured:
     return Measured(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20, text)
 
 
+def care_kpis(*words: object) -> Measured:
+    """One command of the project in a process of its own."""
+    return measure(sys.executable, "-c", "import sys; from pipelines.cli import command; sys.exit(command())", *words)
+
+
 def batch(inputs: Path, output: Path, config: Path) -> Measured:
     """The project's own command, into an empty folder."""
     shutil.rmtree(output, ignore_errors=True)
-    code = "import sys; from pipelines.cli import command; sys.exit(command())"
-    return measure(sys.executable, "-c", code, "batch", "--input", inputs, "--output", output, "--config", config)
+    return care_kpis("batch", "--input", inputs, "--output", output, "--config", config)
 
 
 def duckdb_sql(inputs: Path, output: Path) -> Measured:

@@ -12,22 +12,16 @@ import argparse
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from bench_batch import EVENTS, ROOT, SETTINGS, Measured, generate, measure
+from bench_batch import EVENTS, ROOT, SETTINGS, Measured, care_kpis, generate
 
 NEW_EVENTS = 20_000
 GIANT = 1_000_000
 """Events of the one conversation of the skewed world."""
-
-
-def care_kpis(*words: object) -> Measured:
-    """One command of the project in a process of its own."""
-    return measure(sys.executable, "-c", "import sys; from pipelines.cli import command; sys.exit(command())", *words)
 
 
 def append(inputs: Path, output: Path, config: Path) -> Measured:
