@@ -19,7 +19,7 @@ from transforms.shuffle import (
 )
 
 
-def _block(rng: np.random.Generator, count: int, empty: tuple[str, ...] = ()) -> pa.Table:
+def block(rng: np.random.Generator, count: int, empty: tuple[str, ...] = ()) -> pa.Table:
     """Events with nulls in every column that may have them, some columns without any value, and ids in any order."""
 
     def values(field: pa.Field) -> pa.Array:
@@ -36,7 +36,7 @@ def _block(rng: np.random.Generator, count: int, empty: tuple[str, ...] = ()) ->
     return pa.table([values(field) for field in PARSED_EVENTS], schema=PARSED_EVENTS)
 
 
-def _rows(tables: list[pa.Table]) -> list[tuple[object, ...]]:
+def plain_rows(tables: list[pa.Table]) -> list[tuple[object, ...]]:
     """The rows of tables, sorted."""
     return sorted((tuple(row.values()) for table in tables for row in with_plain_ids(table).to_pylist()), key=repr)
 
@@ -47,26 +47,26 @@ def test_rows_come_back_by_shard(tmp_path, seed: int, shards: int) -> None:
     """Every row comes back once, in the shard that split_by_key gives it, with the types of SHUFFLED_EVENTS."""
     rng = np.random.default_rng(seed)
     empty = (("customer_id", "score", "team_id"), ("is_automated",), ())
-    blocks = [_block(rng, int(rng.integers(1, 400)), empty[n % 3]) for n in range(4)]
+    blocks = [block(rng, int(rng.integers(1, 400)), empty[n % 3]) for n in range(4)]
     files: dict[int, list[ShardFile]] = {}
     expected: dict[int, list[pa.Table]] = {}
-    for block in blocks:
-        for shard, file in write_shards(block, shards, str(tmp_path)):
+    for each in blocks:
+        for shard, file in write_shards(each, shards, str(tmp_path)):
             files.setdefault(shard, [NO_ROWS]).append(file)
-        for shard, rows in split_by_key(block, shards):
+        for shard, rows in split_by_key(each, shards):
             expected.setdefault(shard, []).append(rows)
     assert files.keys() == expected.keys()
     for shard, parts in files.items():
         back = read_shard(parts, SHUFFLED_EVENTS.names)
         back.validate(full=True)
         assert back.schema == SHUFFLED_EVENTS
-        assert _rows([back]) == _rows(expected[shard])
+        assert plain_rows([back]) == plain_rows(expected[shard])
 
 
 def test_equal_codes_are_equal_ids(tmp_path) -> None:
     """Rows of one id that stand together share a code; nothing of other shards is in a shard's dictionary."""
-    blocks = [_block(np.random.default_rng(seed), 300) for seed in range(3)]
-    files = [written for block in blocks for written in write_shards(block, 5, str(tmp_path))]
+    blocks = [block(np.random.default_rng(seed), 300) for seed in range(3)]
+    files = [written for each in blocks for written in write_shards(each, 5, str(tmp_path))]
     for shard in range(5):
         ids = read_shard([file for own, file in files if own == shard], ["conversation_id"])["conversation_id"].chunk(0)
         assert set(ids.dictionary.to_pylist()) == set(ids.to_pylist())
