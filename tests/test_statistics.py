@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from pipelines.work_folder import KPI_FILES, _keep_tables, _this_process, read_tables
 from transforms.counting import StatisticsBuilder, exact_sums
 from transforms.histograms import Histogram, add_histograms, bucket_middle, bucket_of, count_bins, narrow
-from transforms.kpis import percentiles
+from transforms.kpis import percentiles, tables_of_grain
 from transforms.statistics import (
     ACTIVITY,
     Statistics,
     add_statistics,
 )
+from transforms.stored_statistics import read_same_cells
 
 
 @given(st.lists(st.integers(0, 2**53 - 1), min_size=1))
@@ -153,3 +154,40 @@ def test_tables_are_kept_in_memory_or_in_files(tmp_path: Path, is_elsewhere: boo
     _keep_tables(tables, tmp_path, ("another", 1) if is_elsewhere else _this_process())
     assert bool(list(tmp_path.iterdir())) == is_elsewhere
     assert read_tables(tmp_path) == list(tables)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stored_statistics_of_the_same_cells(seed: int) -> None:
+    """Of rows of any grain, account and channel those of the cells that are wanted are read, and no others."""
+    rng = np.random.default_rng(seed)
+    hours = np.arange(6) * 3_600
+
+    def some(accounts: list[str | None], channels: list[str], count: int) -> Statistics:
+        to = StatisticsBuilder(hours, accounts, channels)
+        slices, own, channel = (rng.integers(0, len(of), count).astype(np.int32) for of in (hours, accounts, channels))
+        cells = to.cells(ACTIVITY, slices, own - int(accounts[0] is None), channel)
+        to.count("answered_turn_count", cells)
+        to.add_seconds("reply", cells, rng.integers(0, 2**30, count))
+        return to.build()
+
+    stored = some([None, "a", "b", "c"], ["email", "phone", "x"], 200)
+    ends = stored.unpack()[3] + 3_600
+    rows = pa.concat_tables([tables_of_grain(grain, stored, ends, 0)[1] for grain in ("day", "hour")])
+    rows = rows.take(pa.array(rng.permutation(rows.num_rows)))
+    wanted = some([None, "b", "z"], ["chat", "x"], (0, 1, 5, 30, 90)[seed])
+    found = read_same_cells(rows, "hour", wanted)
+
+    def named(given_: Statistics) -> dict[tuple[object, ...], tuple[int, ...]]:
+        basis, account, channel, at = given_.unpack()
+        names = zip(
+            basis, [given_.accounts[c] for c in account], [given_.channels[c] for c in channel], at, strict=True
+        )
+        reply = given_.histogram("reply_histogram")
+        bins: dict[int, tuple[int, ...]] = {}
+        for place, bucket, count in zip(reply.place, reply.bucket, reply.counts, strict=True):
+            bins[int(place)] = (*bins.get(int(place), ()), int(bucket), int(count))
+        return {name: (*given_.sums[:, n].tolist(), *bins[n]) for n, name in enumerate(names)}
+
+    every = named(stored)
+    assert named(found) == {name: every[name] for name in named(wanted) if name in every}
+    assert found.cell.tolist() == sorted(found.cell.tolist())

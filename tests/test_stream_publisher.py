@@ -370,7 +370,7 @@ def test_what_was_published_leaves_nothing(inbox: Path, tmp_path: Path) -> None:
     """Files of what is pending go with the publish that has it; the live store keeps one row a window."""
     stream_all(inbox, tmp_path / "out", Ears())
     live = tmp_path / "out" / LIVE
-    assert list((live / "pending").iterdir()) == [] and not (live / "keys.npy").exists()
+    assert list((live / "pending").iterdir()) == [] and not (live / "keys.parquet").exists()
     with LiveStore(tmp_path / "out") as store, store.cursor() as cursor:
         rows = cursor.sql(f"FROM {store.recent.all_rows(cursor)}").to_arrow_table()
         assert store.state is not None and len(store.state.row_files) == len(list((live / "rows").iterdir()))
@@ -415,7 +415,9 @@ def test_recent_statistics(seed: int) -> None:
                 recent.settle()
             hours = [hour for hour in range(9) if rng.random() < 0.3]
             found = as_known(recent.of({"hour": [hour * 3_600 for hour in hours]}))
-            assert found == {key: value for key, value in known.items() if key[1] in hours}
+            # (Others may come too.)
+            assert all(known.get(key) == value for key, value in found.items())
+            assert found.keys() >= {key for key in known if key[1] in hours}
             assert as_known(live.sql(f"FROM {recent.all_rows(live)}").to_arrow_table()) == known
 
 

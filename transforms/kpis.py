@@ -8,22 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.calendars import GRAINS, make_grid
 from transforms.definitions import KPIS, Kpi
 from transforms.histograms import bucket_middle, percentile_buckets
 from transforms.ordering import dense_codes
 from transforms.schema import TIMESTAMP
-from transforms.statistics import BASES, OPENED, SUM_PLACES, Integers, Statistics
-from transforms.stored_statistics import add_stored, places_in, read_statistics, statistic_columns
+from transforms.statistics import BASES, OPENED, SUM_PLACES, Integers, Statistics, add_statistics
+from transforms.stored_statistics import places_in, read_same_cells, statistic_columns
 from transforms.tables import COMMIT_COLUMNS, KPI_STATISTICS, KPI_TABLE, MILLIONTHS
 
 WINDOW_KEY = pa.schema([KPI_STATISTICS.schema.field(name).remove_metadata() for name in KPI_STATISTICS.key])
 """The columns that name a row of `kpis` and of `kpi_statistics`."""
 
 StoredStatistics = Callable[[Mapping[str, list[int]]], pa.Table]
-"""Reads rows of kpi_statistics: by grain, the windows that begin at some instants (seconds since the epoch)."""
+"""Reads rows of kpi_statistics, at least those of some windows: by grain, their window_start (seconds)."""
 
 
 def compute_kpis(
@@ -65,7 +64,7 @@ def _with_stored(
     rolled = list(roll_up(changes, timezone))
     rows = stored({grain: np.unique(made.unpack()[3]).tolist() for grain, made, _, _ in rolled})
     for grain, made, ends, _ in rolled:
-        windows = add_stored(made, read_statistics(rows.filter(pc.equal(rows["grain"], grain))))
+        windows = add_statistics([made, read_same_cells(rows, grain, made)])
         yield grain, windows, places_in(ends, made.unpack()[3], windows.unpack()[3]), made
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.definitions import STATISTICS
 from transforms.histograms import Histogram
 from transforms.ordering import one_chunk
-from transforms.statistics import BASES, HISTOGRAM_PLACES, SUM_NAMES, Integers, Statistics, add_statistics
+from transforms.statistics import BASES, HISTOGRAM_PLACES, SUM_NAMES, Integers, Statistics
 from transforms.tables import HISTOGRAM, MILLIONTHS
 
 
@@ -41,20 +42,54 @@ def read_statistics(rows: pa.Table) -> Statistics:
         return Statistics.zero()
     account = one_chunk(rows["account_id"].cast(pa.string())).dictionary_encode("encode")
     channel = one_chunk(rows["channel"].cast(pa.string())).dictionary_encode()
-    basis = np.array([BASES.index(name) for name in rows["basis"].to_pylist()])
     empty = replace(
         Statistics.zero(),
         accounts=tuple(account.dictionary.to_pylist()),
         channels=tuple(channel.dictionary.to_pylist()),
     )
-    seconds = rows["window_start"].cast(pa.int64()).to_numpy() // 1_000_000
     codes = [np.asarray(column.indices).astype(np.int64) for column in (account, channel)]
-    cell = empty.pack(basis, codes[0], codes[1], seconds)
+    return _read(rows, empty, empty.pack(_bases(rows), codes[0], codes[1], _seconds(rows)))
+
+
+def read_same_cells(rows: pa.Table, grain: str, wanted: Statistics) -> Statistics:
+    """The statistics of those rows of `kpi_statistics` that are of a grain and of a cell of others.
+
+    Args:
+      rows: of any grains.
+      grain: the one of `wanted`.
+      wanted: statistics; an instant is a window_start.
+    """
+    codes = [
+        _places(words, rows[name]) for words, name in ((wanted.accounts, "account_id"), (wanted.channels, "channel"))
+    ]
+    cell = wanted.pack(_bases(rows), codes[0], codes[1], _seconds(rows))
+    among = np.asarray(pc.equal(rows["grain"], grain)) & (codes[0] >= 0) & (codes[1] >= 0)
+    among[among] = np.isin(cell[among], wanted.cell)
+    return _read(rows.filter(pa.array(among)), wanted, cell[among])
+
+
+def _read(rows: pa.Table, words: Statistics, cell: Integers) -> Statistics:
+    """The statistics of rows of `kpi_statistics`, whose cells are made of the accounts and channels of others."""
     order = np.argsort(cell)
     rows = rows.take(pa.array(order)).combine_chunks()
     sums = np.stack([rows[MILLIONTHS.get(name, name)].to_numpy() for name in SUM_NAMES]).astype(np.int64)
     histograms = tuple(_histogram(one_chunk(rows[name])) for name in HISTOGRAM_PLACES)
-    return replace(empty, cell=cell[order], sums=sums, histograms=histograms)
+    return replace(words, cell=cell[order], sums=sums, histograms=histograms)
+
+
+def _bases(rows: pa.Table) -> Integers:
+    return _places(BASES, rows["basis"])
+
+
+def _places(words: tuple[str | None, ...], column: pa.ChunkedArray) -> Integers:
+    """The place of each value among some words; -1: it is not there."""
+    places = pc.index_in(column.cast(pa.string()), pa.array(words, pa.string()))
+    return np.asarray(pc.fill_null(places, -1)).astype(np.int64)
+
+
+def _seconds(rows: pa.Table) -> Integers:
+    seconds: Integers = rows["window_start"].cast(pa.int64()).to_numpy() // 1_000_000
+    return seconds
 
 
 def _histogram(lists: pa.ListArray) -> Histogram:
@@ -62,23 +97,6 @@ def _histogram(lists: pa.ListArray) -> Histogram:
     place = np.repeat(np.arange(len(lists)), np.diff(np.asarray(lists.offsets)))
     bucket, counts = (np.asarray(entries.field(name)).astype(np.int64) for name in ("bucket", "count"))
     return Histogram.packed(place, bucket, counts)
-
-
-def add_stored(changes: Statistics, stored: Statistics) -> Statistics:
-    """The cells of changes, with what is stored in them added; those in which nothing is left are gone."""
-    total = add_statistics([changes, stored])
-    if not len(total.cell):
-        return total
-    basis, account, channel, seconds = changes.unpack()
-    codes = [
-        np.array([of.index(word) if word in of else -1 for word in words] or [-1], np.int64)[code]
-        for of, words, code in (
-            (total.accounts, changes.accounts, account),
-            (total.channels, changes.channels, channel),
-        )
-    ]
-    wanted = total.pack(basis, codes[0], codes[1], seconds)
-    return total.only(np.isin(total.cell, wanted[(codes[0] >= 0) & (codes[1] >= 0)]))
 
 
 def places_in(ends: Integers, starts: Integers, start: Integers) -> Integers:

@@ -51,7 +51,7 @@ class RecentStatistics:
         self._changed = WINDOW_KEY.empty_table()
 
     def of(self, windows: Windows) -> pa.Table:
-        """The rows of some windows."""
+        """The rows of some windows, and of others that were looked at lately."""
         names = {_name(grain, start): (grain, start) for grain, starts in windows.items() for start in starts}
         self._looked_at |= names.keys()
         unknown: dict[str, list[int]] = {}
@@ -61,8 +61,7 @@ class RecentStatistics:
         if unknown:
             rows = pa.concat_tables([self.now.rows, self._read(unknown)]).combine_chunks()
             self.now = Recent(rows, self.now.windows | names.keys())
-        rows = self.now.rows
-        return rows.filter(pc.is_in(_windows_of(rows), pa.array(list(names), pa.string())))
+        return self.now.rows
 
     def change(self, windows: pa.Table, rows: pa.Table) -> None:
         """Takes what was committed.
