@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from sinks.macros import MACROS
+from sinks.sql import sql_text
 from sinks.views import KPI_VALUES, VIEWS
 from transforms.schema import TIMESTAMP, Column
 from transforms.tables import KPI_DEFINITIONS, KPI_TABLE, RUNS, Table
@@ -74,8 +75,3 @@ def _comments(kind: str, name: str, sentence: str, columns: tuple[Column, ...]) 
 def _type(kind: pa.DataType) -> str:
     """The DuckDB type of a column."""
     return _TYPES.get(kind) or "STRUCT(bucket SMALLINT, count INTEGER)[]"
-
-
-def sql_text(value: str) -> str:
-    """A SQL text literal."""
-    return "'" + value.replace("'", "''") + "'"

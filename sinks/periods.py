@@ -6,6 +6,7 @@ A period is half-open, [from_at, to_at), and made of whole days and, at its edge
 
 from __future__ import annotations
 
+from sinks.sql import sql_text
 from sinks.views import HISTOGRAMS, Macro, merged_value
 from transforms.definitions import KPIS, Kpi
 
@@ -241,15 +242,10 @@ def _distribution() -> Macro:
     )
 
 
-def _text(value: str) -> str:
-    """A SQL text literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _beside_last_week() -> Macro:
     """Both days by channel and together, KPI by KPI."""
     entries = ", ".join(
-        f"{{'place': {place}, 'name': '{k.name}', 'label': {_text(k.label)}, 'unit': '{k.unit}', "
+        f"{{'place': {place}, 'name': '{k.name}', 'label': {sql_text(k.label)}, 'unit': '{k.unit}', "
         f"'value': CAST({k.name} AS DOUBLE)}}"
         for place, k in enumerate(KPIS)
     )

@@ -18,6 +18,7 @@ from sinks.catalog import name_of
 from sinks.macros import MACROS
 from sinks.manifest import Manifest
 from sinks.output_folder import WAREHOUSE
+from sinks.sql import sql_text
 from transforms.tables import KPI_CHANGES, TABLES, Table
 
 MEMORY_LIMIT = "2GB"
@@ -124,7 +125,7 @@ class Reading:
             self._closed = f"{WAREHOUSE} is not there"
         if self._closed is None:
             try:
-                self._session.execute(f"ATTACH {quoted(str(file))} AS warehouse (READ_ONLY)")
+                self._session.execute(f"ATTACH {sql_text(str(file))} AS warehouse (READ_ONLY)")
             except UNREADABLE as error:
                 self._closed = f"{WAREHOUSE} cannot be opened ({first_line(error)})"
                 self.columns.append(self._closed)
@@ -162,7 +163,7 @@ class Reading:
             if types != expected:
                 self._refuse("parquet", spec, f"{name} {_difference(types, expected)}")
                 return
-        listed = ", ".join(quoted(glob.escape(str(file))) for file in files)
+        listed = ", ".join(sql_text(glob.escape(str(file))) for file in files)
         rows = f"FROM read_parquet([{listed}], hive_partitioning = false, union_by_name = {spec == KPI_CHANGES})"
         if spec == KPI_CHANGES:
             rows = f"FROM {_empty(spec)} UNION ALL BY NAME {rows}"
@@ -200,8 +201,3 @@ def _difference(found: Mapping[str, object], expected: Mapping[str, object]) -> 
     if name is None:
         return "has its columns in another order"
     return f"has {found[name]} in column {name} instead of {expected[name]}"
-
-
-def quoted(value: str) -> str:
-    """A SQL text literal."""
-    return "'" + value.replace("'", "''") + "'"

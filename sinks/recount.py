@@ -16,7 +16,8 @@ from sinks.fact_values import (
     RESOLVED,
     Values,
 )
-from sinks.readings import Reading, quoted
+from sinks.readings import Reading
+from sinks.sql import sql_text
 from transforms.tables import CONVERSATIONS, RUNS, TURNS
 
 _AT_OPENING = {name: value for values in OF_CONVERSATIONS.values() for name, value in values.items()} | MESSAGES
@@ -101,7 +102,7 @@ def _is_followed(reading: Reading) -> str:
     def known(channel: Mapping[str, object]) -> str:
         return "true" if channel.get("has_life_cycle", True) or channel.get("infer_resolution") else "false"
 
-    cases = "".join(f" WHEN {quoted(name)} THEN {known(said)}" for name, said in settings.get("channel", {}).items())
+    cases = "".join(f" WHEN {sql_text(name)} THEN {known(said)}" for name, said in settings.get("channel", {}).items())
     otherwise = known(settings.get("default", {}))
     return f"CASE channel{cases} ELSE {otherwise} END" if cases else otherwise
 

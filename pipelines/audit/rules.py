@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sinks.readings import quoted
+from sinks.sql import sql_text
 from transforms.definitions import KPIS, STATISTICS
 from transforms.schema import REASONS, TIMESTAMP, Column
 from transforms.tables import (
@@ -105,7 +105,7 @@ class Rule:
         if self.kind == "known":
             return f"({self.sql}) IS NULL"
         if self.kind == "set":
-            return f"({self.sql}) NOT IN ({', '.join(map(quoted, self.values))})"
+            return f"({self.sql}) NOT IN ({', '.join(map(sql_text, self.values))})"
         limits = [f"({self.sql}) {sign} {_literal(bound)}" for sign, bound in ((">=", self.low), ("<=", self.high))]
         kept = " AND ".join(limit for limit, b in zip(limits, (self.low, self.high), strict=True) if b is not None)
         # Parquet does not tell of values that are no numbers, so that DuckDB passes them over unread unless as text.
@@ -195,7 +195,7 @@ def _in_words(name: str, low: Bound, high: Bound) -> str:
 
 def _literal(bound: Bound) -> str:
     if isinstance(bound, datetime):
-        return f"TIMESTAMPTZ {quoted(bound.isoformat())}"
+        return f"TIMESTAMPTZ {sql_text(bound.isoformat())}"
     return f"{bound!r}::DOUBLE" if isinstance(bound, float) else str(bound)
 
 
