@@ -6,17 +6,19 @@ the part 3 of 8. So the file of a row is known without looking for it.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sinks.parquet import MONTHS, month_folder, words_of, write_table
+from sinks.encodings import words_of
+from sinks.parquet import MONTHS, month_folder, write_parts
 from sinks.publish import Snapshot
 from transforms.calendars import month_name, month_of
 from transforms.schema import WORD
@@ -25,6 +27,8 @@ from transforms.tables import Table
 
 ROWS_A_FILE = 500_000
 """About as many rows has a file of a month that had none before."""
+
+_ROWS_AT_ONCE = 32_768
 
 _PART = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
 
@@ -50,7 +54,9 @@ class _Edit:
     added: pa.Table
 
 
-def restate_facts(snapshot: Snapshot, spec: Table, removed: pa.Table, added: pa.Table) -> list[Path]:
+def restate_facts(
+    snapshot: Snapshot, spec: Table, removed: pa.Table, added: pa.Table
+) -> list[Callable[[], Path | None]]:
     """Takes rows out of a table of the result before and puts others in; files without either are linked.
 
     Args:
@@ -60,14 +66,14 @@ def restate_facts(snapshot: Snapshot, spec: Table, removed: pa.Table, added: pa.
       added: the columns of `spec` and key_hash.
 
     Returns:
-      The files that were written.
+      What has to be done, in any order and by any thread: each call writes a file and gives its path, or None where no
+      row is left.
     """
     edits = list(_edits(snapshot, spec, removed, added))
     for name in snapshot.previous_files(spec.name):
         if snapshot.path / name not in {edit.path for edit in edits}:
             snapshot.link(name)
-    with ThreadPoolExecutor(2) as pool:
-        return [path for path in pool.map(lambda edit: _apply(edit, spec), edits) if path is not None]
+    return [partial(_apply, edit, spec) for edit in edits]
 
 
 def _edits(snapshot: Snapshot, spec: Table, removed: pa.Table, added: pa.Table) -> Iterator[_Edit]:
@@ -102,20 +108,60 @@ def _apply(edit: _Edit, spec: Table) -> Path | None:
     """Writes one file; none where no row is left."""
     words = words_of(spec)
     schema = pa.schema([f.with_type(WORD) if f.name in words else f for f in spec.schema.remove_metadata()])
-    rows, stays = _encoded(edit.added.select(schema.names), words).cast(schema), np.empty(0, np.int64)
-    if edit.old is not None:
-        old = pq.read_table(edit.old, partitioning=None, read_dictionary=words).select(schema.names).cast(schema)
-        stays = _staying(old, edit.removed, spec)
-        rows = pa.concat_tables([old, rows]).unify_dictionaries()
-    came = rows.num_rows - edit.added.num_rows
-    kept = np.concatenate([stays, np.arange(came, rows.num_rows)])
-    if not len(kept):
+    parts = _restated(edit, spec, schema)
+    first = next(parts, None)
+    if first is None:
         return None
-    started_at = rows["started_at"].cast(pa.int64()).to_numpy()[kept]
-    # Nearly in order already, which a stable sort takes advantage of; those who came are in order of their key.
-    order = kept[np.argsort(started_at, kind="stable")]
-    write_table(rows.take(pa.array(order)), edit.path, spec, ("started_at",))
+    write_parts(itertools.chain([first], parts), edit.path, spec, ("started_at",))
     return edit.path
+
+
+def _restated(edit: _Edit, spec: Table, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a file without those that go and with those that come, by started_at, piece by piece.
+
+    Of the same started_at, those that were there come first.
+
+    Raises:
+      AssertionError: not every row that goes was there.
+    """
+    added = _encoded(edit.added.select(schema.names), words_of(spec)).cast(schema)
+    added = added.take(pa.array(np.argsort(_started_at(added), kind="stable")))
+    came = _started_at(added)
+    begin, gone = 0, 0
+    for old, next_at in _pieces(edit.old, spec) if edit.old is not None else ():
+        old = old.select(schema.names).cast(schema)
+        stays = _staying(old, edit.removed, spec)
+        gone += old.num_rows - len(stays)
+        # What is as late as the rows that follow comes after them.
+        end = len(came) if next_at is None else int(np.searchsorted(came, next_at))
+        rows = pa.concat_tables([old, added.slice(begin, end - begin)]).unify_dictionaries()
+        kept = np.concatenate([stays, np.arange(old.num_rows, rows.num_rows)])
+        begin = end
+        if len(kept):
+            # Nearly in order already, which a stable sort takes advantage of.
+            yield rows.take(pa.array(kept[np.argsort(_started_at(rows)[kept], kind="stable")]))
+    if gone != edit.removed.num_rows:
+        raise AssertionError(f"expected {edit.removed.num_rows} rows of {spec.name} to go, {gone} did")
+    if begin < len(came):
+        yield added.slice(begin)
+
+
+def _pieces(path: Path, spec: Table) -> Iterator[tuple[pa.Table, int | None]]:
+    """The rows of a file, by started_at, piece by piece, each with the first started_at of the one that follows."""
+    with pq.ParquetFile(path, read_dictionary=words_of(spec)) as file:
+        place = spec.schema.get_field_index("started_at")
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        if all(pq.SortingColumn(place) in group.sorting_columns for group in groups):
+            pieces = (pa.Table.from_batches([batch]) for batch in file.iter_batches(_ROWS_AT_ONCE))
+        else:
+            pieces = iter([file.read().sort_by("started_at")])
+        for piece, following in itertools.pairwise(itertools.chain(pieces, [None])):
+            assert piece is not None
+            yield piece, None if following is None else int(_started_at(following)[0])
+
+
+def _started_at(rows: pa.Table) -> np.ndarray:
+    return rows["started_at"].cast(pa.int64()).to_numpy()
 
 
 def _encoded(rows: pa.Table, words: list[str]) -> pa.Table:
@@ -127,13 +173,10 @@ def _encoded(rows: pa.Table, words: list[str]) -> pa.Table:
 
 
 def _staying(old: pa.Table, removed: pa.Table, spec: Table) -> np.ndarray:
-    """Row numbers of the rows of a file whose keys are not among those removed."""
+    """Row numbers of the rows whose keys are not among those removed."""
     if not removed.num_rows:
         return np.arange(old.num_rows)
     names = list(spec.key)
     keys = old.select(names).append_column("row", pa.array(np.arange(old.num_rows)))
     gone = removed.select(names).cast(keys.select(names).schema)
-    stays = keys.join(gone, names, join_type="left anti")["row"].to_numpy()
-    if len(stays) + gone.num_rows != old.num_rows:
-        raise AssertionError(f"expected {gone.num_rows} rows of {spec.name} to go, {old.num_rows - len(stays)} did")
-    return np.sort(stays)
+    return np.sort(keys.join(gone, names, join_type="left anti")["row"].to_numpy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sinks.encodings import dictionary_leaves, is_word, packed_leaves
 from transforms.errors import UserError
-from transforms.schema import WORD, Column
+from transforms.schema import WORD
 from transforms.tables import CONVERSATIONS, KPI_STATISTICS, KPI_TABLE, TABLES, TURNS, Table
 
 ROW_GROUP_ROWS = 131_072
@@ -26,9 +27,6 @@ MONTHS = {
     KPI_STATISTICS.name: "window_start",
 }
 """Tables that are kept in one folder a UTC month, and the column whose month it is."""
-
-UNIQUE_TEXT = frozenset({"conversation_key", "customer_id", "event_id", "conversation_id", "raw"})
-"""Text that hardly repeats: a Parquet dictionary of it costs time and saves nothing."""
 
 _NO_ROWS_MONTH = "1970-01"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -126,8 +124,19 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
       ValueError: the table is not what `spec` says.
       UserError: the disk is full or not writable.
     """
-    rows = conform(table, spec)
-    stored = pa.schema([pa.field(c.name, WORD if _is_word(c) else c.type, c.nullable) for c in spec.columns])
+    return write_parts([table], path, spec, sorted_by)
+
+
+def write_parts(parts: Iterable[pa.Table], path: Path, spec: Table, sorted_by: tuple[str, ...] = ()) -> WrittenFile:
+    """As write_table, of a table that comes part by part: the file is the same, and memory that of a row group.
+
+    Args:
+      parts: the rows, one part after another.
+      path: see write_table.
+      spec: see write_table.
+      sorted_by: see write_table; of all rows together.
+    """
+    stored = pa.schema([pa.field(c.name, WORD if is_word(c) else c.type, c.nullable) for c in spec.columns])
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is there may be a hard link to a file that was published.
@@ -138,23 +147,38 @@ def write_table(table: pa.Table, path: Path, spec: Table, sorted_by: tuple[str, 
             stored,
             compression="zstd",
             compression_level=1,
-            use_dictionary=_dictionary_leaves(spec),
-            column_encoding=dict.fromkeys(_packed_leaves(spec), "DELTA_BINARY_PACKED"),
+            use_dictionary=dictionary_leaves(spec),
+            column_encoding=dict.fromkeys(packed_leaves(spec), "DELTA_BINARY_PACKED"),
             write_page_index=True,
             sorting_columns=[pq.SortingColumn(spec.schema.get_field_index(name)) for name in sorted_by] or None,
             store_schema=False,
         ) as writer:
-            for start in range(0, rows.num_rows, ROW_GROUP_ROWS):
-                group = [
-                    _as_stored(v.slice(start, ROW_GROUP_ROWS), f.type)
-                    for v, f in zip(rows.columns, stored, strict=True)
-                ]
+            written = 0
+            for rows in _groups(conform(part, spec) for part in parts):
+                group = [_as_stored(values, f.type) for values, f in zip(rows.columns, stored, strict=True)]
                 writer.write_table(pa.table(group, schema=stored), row_group_size=ROW_GROUP_ROWS)
+                written += rows.num_rows
             # Left to itself the writer would store an Arrow schema that restores dictionaries in readers of Arrow;
             # this one says what was meant, with the sentences.
             arrow_schema = base64.b64encode(spec.schema.serialize().to_pybytes()).decode("ascii")
             writer.add_key_value_metadata({"ARROW:schema": arrow_schema, "description": spec.grain})
-        return WrittenFile(path, table.num_rows, path.stat().st_size)
+        return WrittenFile(path, written, path.stat().st_size)
+
+
+def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of some parts, in pieces of ROW_GROUP_ROWS; the last one has what is left."""
+    held: list[pa.Table] = []
+    count = 0
+    for part in parts:
+        while count + part.num_rows >= ROW_GROUP_ROWS:
+            wanted = ROW_GROUP_ROWS - count
+            yield pa.concat_tables([*held, part.slice(0, wanted)])
+            held, count, part = [], 0, part.slice(wanted)
+        if part.num_rows:
+            held.append(part)
+            count += part.num_rows
+    if held:
+        yield pa.concat_tables(held)
 
 
 def write_partitioned(table: pa.Table, root: Path, spec: Table, by_month_of: str, part: str) -> list[WrittenFile]:
@@ -252,29 +276,3 @@ def _as_stored(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     array = values.unify_dictionaries().combine_chunks()
     used = array.indices.dictionary_encode()
     return pa.DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
-
-
-def words_of(spec: Table) -> list[str]:
-    """The columns of text that repeats: they may come dictionary-encoded."""
-    return [column.name for column in spec.columns if _is_word(column)]
-
-
-def _is_word(column: Column) -> bool:
-    """Is this text that repeats?"""
-    return pa.types.is_string(column.type) and column.name not in UNIQUE_TEXT
-
-
-def _dictionary_leaves(spec: Table) -> list[str]:
-    """Parquet leaves that get a dictionary: words and counts, which repeat; not times, sums, flags or unique text."""
-    return [c.name for c in spec.columns if _is_word(c) or pa.types.is_integer(c.type)]
-
-
-def _packed_leaves(spec: Table) -> list[str]:
-    """Parquet leaves that are stored as differences: times, and what histograms are made of."""
-    leaves = []
-    for column in spec.columns:
-        if pa.types.is_list(column.type):
-            leaves += [f"{column.name}.list.element.{field.name}" for field in column.type.value_type]
-        elif pa.types.is_timestamp(column.type):
-            leaves.append(column.name)
-    return leaves
