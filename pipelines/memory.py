@@ -13,6 +13,14 @@ _KEPT_BYTES = 1 << 30
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 
+def give_freed_memory_back() -> None:
+    """Gives the system what is free between vectors that are in use, which is what grows over weeks (glibc only)."""
+    pa.default_memory_pool().release_unused()
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def keep_freed_memory() -> None:
     """Makes numpy and Arrow share one heap that reuses freed vectors of up to a gibibyte.
 
@@ -20,13 +28,19 @@ def keep_freed_memory() -> None:
     only). And all that Beam has imported would be looked through for garbage again and again.
     """
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    libc = _libc()
+    if libc is not None:
+        libc.mallopt(_ARENA_MAX, 1)
+        libc.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+        pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _libc() -> ctypes.CDLL | None:
+    """The library of C, where it is the one of GNU."""
     if not sys.platform.startswith("linux"):
-        return
+        return None
     try:
-        libc = ctypes.CDLL("libc.so.6")
+        return ctypes.CDLL("libc.so.6")
     except OSError:
-        return
-    libc.mallopt(_ARENA_MAX, 1)
-    libc.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
-    libc.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
-    pa.set_memory_pool(pa.system_memory_pool())
+        return None

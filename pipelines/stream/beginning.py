@@ -141,9 +141,7 @@ def _statistics(published: Path) -> pa.Table:
 def _keys(folder: Path, files: dict[str, int], settings: Settings) -> pa.Table:
     """When each key wakes and ends, as it was left; of a result of files, ends are not known exactly, but not later."""
     if (folder / KEYS_FILE).is_file():
-        hashes, wakes, ends = np.load(folder / KEYS_FILE)
-        wake_at = pa.array(wakes, mask=wakes < 0)
-        return pa.table({"key_hash": pa.array(hashes.view(np.uint64)), "wake_at": wake_at, "ends_at": pa.array(ends)})
+        return pq.read_table(folder / KEYS_FILE, partitioning=None)
     hashes, last = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for name in files:
         with pa.memory_map(str(folder / ROWS_FOLDER / name)) as source:

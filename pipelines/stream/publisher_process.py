@@ -17,6 +17,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from pipelines.memory import give_freed_memory_back
 from transforms.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,6 +102,8 @@ def main(descriptor: int) -> None:
       descriptor: of a socket on which requests come and answers go: the number of a commit, or an exception.
     """
     os.nice(NICENESS)
+    # It rests most of the time, and holds nothing then: what large vectors take goes back as they are dropped.
+    pa.set_memory_pool(pa.system_memory_pool())
     # Whoever ends the stream lets it finish; without it there is nothing to finish for.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -107,6 +112,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_receive, args=(connection, requests), daemon=True).start()
     while True:
         connection.send(_answer(requests.get()))
+        give_freed_memory_back()
 
 
 def _receive(connection: Connection, requests: SimpleQueue[Request]) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import TracebackType
 
 import duckdb
-import numpy as np
 
+from pipelines.memory import give_freed_memory_back
 from pipelines.stream.publisher_process import ProcessEnded, PublisherProcess
 from pipelines.stream.restating import KEYS_FILE, Request
 from pipelines.stream.store import LiveStore
+from sinks.filling import said_clearly
+from sinks.sql import sql_text
 from transforms.errors import UserError
 from transforms.settings import Settings
 
@@ -100,6 +102,7 @@ class Publisher:
                 continue
             store.forget_pending(published.cycle)
             store.checkpoint()
+            give_freed_memory_back()
             return published
         return None
 
@@ -128,8 +131,8 @@ class Publisher:
 
 
 def _save_keys(live: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Saves when each key wakes (-1: never) and ends."""
-    columns = live.execute("SELECT key_hash, coalesce(wake_at, -1) AS wake_at, ends_at FROM keys").fetchnumpy()
+    """Saves when each key wakes (null: never) and ends; however many there are, they are not in memory together."""
     # A file of this name may be one of a result, by a hard link.
     path.unlink(missing_ok=True)
-    np.save(path, np.stack([np.asarray(values).view(np.int64) for values in columns.values()]))
+    with said_clearly(path):
+        live.execute(f"COPY keys TO {sql_text(str(path))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 100_000)")

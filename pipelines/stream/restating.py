@@ -27,7 +27,7 @@ from sinks.revisions import UNREVISED
 from transforms.settings import Settings
 from transforms.tables import CONVERSATIONS, DEAD_LETTERS, KPI_STATISTICS, RUNS, TURNS
 
-KEYS_FILE = "keys.npy"
+KEYS_FILE = "keys.parquet"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
