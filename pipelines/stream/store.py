@@ -34,6 +34,9 @@ _FILE, _ROWS, _PENDING = "live.duckdb", "rows", "pending"
 _CHECKPOINT_BYTES = "1GB"
 """Checkpoints are made at moments of our own choice."""
 
+_MEMORY_LIMIT = "1GB"
+"""More than the keys of tens of millions of conversations take."""
+
 
 class LiveStore:
     """The live store of an output folder; a context manager. Its connection belongs to one thread at a time.
@@ -55,7 +58,12 @@ class LiveStore:
         for name in (_ROWS, _PENDING):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.path = self.folder / _FILE
-        config = {"threads": 2, "autoinstall_known_extensions": False, "checkpoint_threshold": _CHECKPOINT_BYTES}
+        config = {
+            "threads": 2,
+            "autoinstall_known_extensions": False,
+            "checkpoint_threshold": _CHECKPOINT_BYTES,
+            "memory_limit": _MEMORY_LIMIT,
+        }
         self._live = duckdb.connect(str(self.path), config=config)
         self._live.execute("SET TimeZone = 'UTC'")
         self._live.execute("SET preserve_insertion_order = true")
