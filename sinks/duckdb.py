@@ -11,12 +11,13 @@ from types import TracebackType
 import duckdb
 import pyarrow as pa
 
-from sinks.catalog import define, sql_text
+from sinks.catalog import define
 from sinks.filling import fill_windows, load, said_clearly
 from sinks.history import append_run, keep_changes, revise
 from sinks.manifest import require_intact
 from sinks.parquet import MONTHS, conform, write_partitioned, write_table
 from sinks.publish import WAREHOUSE
+from sinks.sql import sql_text
 from sinks.views import WINDOWS
 from transforms.definitions import KPIS
 from transforms.tables import (

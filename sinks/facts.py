@@ -106,9 +106,7 @@ def _months(table: pa.Table, spec: Table) -> np.ndarray:
 
 def _apply(edit: _Edit, spec: Table) -> Path | None:
     """Writes one file; none where no row is left."""
-    words = words_of(spec)
-    schema = pa.schema([f.with_type(WORD) if f.name in words else f for f in spec.schema.remove_metadata()])
-    parts = _restated(edit, spec, schema)
+    parts = _restated(edit, spec)
     first = next(parts, None)
     if first is None:
         return None
@@ -116,7 +114,7 @@ def _apply(edit: _Edit, spec: Table) -> Path | None:
     return edit.path
 
 
-def _restated(edit: _Edit, spec: Table, schema: pa.Schema) -> Iterator[pa.Table]:
+def _restated(edit: _Edit, spec: Table) -> Iterator[pa.Table]:
     """The rows of a file without those that go and with those that come, by started_at, piece by piece.
 
     Of the same started_at, those that were there come first.
@@ -124,7 +122,9 @@ def _restated(edit: _Edit, spec: Table, schema: pa.Schema) -> Iterator[pa.Table]
     Raises:
       AssertionError: not every row that goes was there.
     """
-    added = _encoded(edit.added.select(schema.names), words_of(spec)).cast(schema)
+    words = words_of(spec)
+    schema = pa.schema([f.with_type(WORD) if f.name in words else f for f in spec.schema.remove_metadata()])
+    added = _encoded(edit.added.select(schema.names), words).cast(schema)
     added = added.take(pa.array(np.argsort(_started_at(added), kind="stable")))
     came = _started_at(added)
     begin, gone = 0, 0

@@ -12,7 +12,8 @@ from types import TracebackType
 import numpy as np
 
 from pipelines.keeping import MANY_FILES, SMALL_ROWS
-from pipelines.stream.store import LiveStore, sync_file
+from pipelines.stream.store import LiveStore
+from sinks.manifest import sync
 from transforms.hashing import Hashes
 from transforms.open_rows import count_rows, key_hashes_in_order, merge_rows
 
@@ -60,7 +61,7 @@ class RowFiles:
         files = dict(state.row_files)
         for path in sorted(folder.glob("*.arrow")) if folder.is_dir() else ():
             name = path.name
-            sync_file(path)
+            sync(path)
             target = self._store.row_path(name)
             path.rename(target)
             files[name] = count_rows(target)
@@ -126,5 +127,5 @@ class RowFiles:
         if not rows:
             self._store.row_path(name).unlink()
             return {}
-        sync_file(self._store.row_path(name))
+        sync(self._store.row_path(name))
         return {name: rows}

@@ -11,7 +11,6 @@ removed only after a checkpoint: were the write-ahead log cut short, the state o
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -286,12 +285,3 @@ class LiveStore:
         if self.state is not None and self._saved is not None:
             self._obsolete |= self._files(self.state) - self._files(self._saved)
         self.state = self._saved
-
-
-def sync_file(path: Path) -> None:
-    """Forces a file to disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

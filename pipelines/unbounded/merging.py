@@ -14,8 +14,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from sinks.catalog import name_of, sql_text
+from sinks.catalog import name_of
 from sinks.parquet import conform
+from sinks.sql import sql_text
 from transforms.changes import changed_rows
 from transforms.key_changes import KEYS_KIND, LETTERS_KIND, WINDOWS_KIND
 from transforms.restating import KEYS
